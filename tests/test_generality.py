@@ -19,7 +19,7 @@ import transformers
 
 from diffprof.analyzers.syncs.probe import SyncObserver
 from diffprof.corpus import CASES, Entry, modules_of
-from diffprof.devices.simulated import is_known, place, simulated_gpu, withheld
+from diffprof.devices.simulated import is_known, place, simulated_gpu, values_unknown
 from diffprof.model.recording import SyncRow
 from diffprof.targets.pipeline import PhaseTracker
 from tests.shares import one_in
@@ -72,7 +72,7 @@ def simulated(entry: Entry, values: Values) -> Run:
         if case.offload is not None:
             case.offload(case.pipe, device)
             if values == "unknown":
-                stack.enter_context(withheld(modules_of(case.pipe)))
+                stack.enter_context(values_unknown(modules_of(case.pipe)))
         else:
             place(case.pipe, values=values)
             weights = frozenset(is_known(p) for module in modules_of(case.pipe) for p in module.parameters())

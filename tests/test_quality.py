@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
@@ -83,6 +84,43 @@ def test_a_public_class_name_lives_in_one_place() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(file)
     assert {name: files for name, files in places.items() if len(files) > 1} == {}
+
+
+DIALECT = {
+    *("scene", "hollow", "invented", "withheld", "lane", "reckoned", "dressing", "hostside", "tape"),
+    *("road", "border", "ink"),
+}
+"""Words that names are not made of, in either number: the field has others for what they meant."""
+DIALECT_ALONE = {"stand", "keeping", "standing", "said", "needed", "carried", "nothing", "sheet", "dress"}
+"""Words that say too little where a module or class is called that and no more."""
+
+
+def _words(name: str) -> set[str]:
+    """`_LaneColumns` -> lane, column: those of an identifier, in the singular."""
+    split = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return {word.lower().removesuffix("s") for word in split}
+
+
+def _identifiers(node: ast.AST) -> Iterator[str]:
+    """Every name that a node gives or reads."""
+    for field in ("id", "attr", "arg", "name", "asname"):
+        if isinstance(name := getattr(node, field, None), str):
+            yield from name.split(".")
+
+
+def test_names_are_of_the_field() -> None:
+    assert _words("_LaneColumns") == {"lane", "column"}
+    found = defaultdict(set)
+    for file, tree in _trees().items():
+        modules = Path(file).with_suffix("").parts
+        classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        for name in (*modules, *classes):
+            if name.strip("_").lower() in DIALECT_ALONE:
+                found[file].add(name)
+        for name in {*modules, *(name for node in ast.walk(tree) for name in _identifiers(node))}:
+            if _words(name) & DIALECT:
+                found[file].add(name)
+    assert dict(found) == {}
 
 
 MOST_IN_A_CIRCLE = 3

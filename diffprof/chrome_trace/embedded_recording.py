@@ -1,6 +1,6 @@
 """The recording of a scan inside the trace that lies beside its report.
 
-Events can't hold all of what was recorded: the host's time to a nanosecond, who owns a tensor that is copied,
+Events can't hold all of what was recorded: the CPU's time to a nanosecond, who owns a tensor that is copied,
 what another setup would cost. So the trace of a scan carries the recording that belongs to it, after its
 events, and whoever imports the file reads the figures that the scan printed.
 """
@@ -23,14 +23,14 @@ ROUNDED_US = 1.0
 """The most that a kernel's length changes where a simulated timeline is drawn: either edge is rounded."""
 
 
-class _Carried(msgspec.Struct):
+class _Embedded(msgspec.Struct):
     schema: int
     recording: Recording
 
 
 def member(recording: Recording) -> bytes:
     """`"diffprofRecording":{...}`, to be put into the trace's object."""
-    return b'"%s":%s' % (KEY.encode(), as_bytes(_Carried(SCHEMA, recording)))
+    return b'"%s":%s' % (KEY.encode(), as_bytes(_Embedded(SCHEMA, recording)))
 
 
 def recording_in(
@@ -53,7 +53,7 @@ def recording_in(
     if isinstance(schema, int) and schema > SCHEMA:
         return unread(f"a newer diffprof wrote it (schema {schema}, this one reads up to {SCHEMA})")
     try:
-        recording = msgspec.convert(held, _Carried).recording
+        recording = msgspec.convert(held, _Embedded).recording
     except msgspec.ValidationError as error:
         return unread(f"it is damaged: {error}")
     if fault := broken(recording):

@@ -20,16 +20,16 @@ class EventTable(enum.IntEnum):
 
     IGNORED = 0
     OP = 1
-    """An op of PyTorch on the host (`cpu_op`)."""
+    """An op of PyTorch on the CPU (`cpu_op`)."""
     ANNOTATION = 2
-    """A `record_function` region on the host."""
+    """A `record_function` region on the CPU."""
     CALL = 3
     """A runtime or driver call: launches, copies, waits."""
     KERNEL = 4
     COPY = 5
     SET = 6
     WAIT = 7
-    """Kineto's `cuda_sync`: a wait as the device's lane shows it."""
+    """Kineto's `cuda_sync`: a wait as the device's track shows it."""
     DEVICE_ANNOTATION = 8
     FRAME = 9
     """A Python function or nn.Module (`with_stack=True`)."""
@@ -109,7 +109,7 @@ ACCELERATORS = {
 
 def accelerator_of(category: str) -> str | None:
     """The runtime that a category of calls or device work names, as it begins: cuda, hip, mtia, ...; None for
-    categories of the host, and for those of every GPU, such as `kernel`."""
+    categories of the CPU, and for those of every GPU, such as `kernel`."""
     category = category.lower()
     if _table_of_category(category) not in (
         EventTable.CALL,
@@ -163,14 +163,14 @@ class Detail(NamedTuple):
 class Spans:
     """Events of one table as columns, sorted by start. Columns that a table lacks are empty.
 
-    ts: microseconds since the trace's origin. name: index into Trace.names. lane: index into Trace.lanes.
+    ts: microseconds since the trace's origin. name: index into Trace.names. track: index into Trace.tracks.
     Missing ids are -1.
     """
 
     ts: np.ndarray = field(default_factory=lambda: np.empty(0))
     dur: np.ndarray = field(default_factory=lambda: np.empty(0))
     name: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    lane: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    track: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     correlation: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     external: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     stream: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
@@ -206,7 +206,7 @@ class Trace:
     origin_us: float
     """What `ts` 0 is on the trace's own clock."""
     names: list[str]
-    lanes: list[tuple[object, object]]
+    tracks: list[tuple[object, object]]
     """(pid, tid) as written."""
     details: list[Detail]
     ops: Spans
@@ -265,7 +265,7 @@ _CAPTURE = re.compile(_PREFIX + r"(?:StreamEndCapture|GraphInstantiate)\w*$", re
 
 
 class CallKind(enum.Enum):
-    """What a runtime or driver call does to the host."""
+    """What a runtime or driver call does to the CPU."""
 
     LAUNCH = "launch"
     COPY = "copy"
@@ -320,7 +320,7 @@ _INTEL_WAYS = {"m2d": "h2d", "d2m": "d2h", "m2m": "h2h", "m2h": "h2h", "h2m": "h
 
 
 def copy_direction(name: str) -> tuple[str, bool | None]:
-    """Which way, and whether the host's side is pageable (None if not told).
+    """Which way, and whether the CPU's side is pageable (None if not told).
 
     The way is h2d, d2h, d2d, p2p, h2h, set or copy. Reads Kineto's names, such as
     `Memcpy HtoD (Pageable -> Device)`; those of Intel's GPUs call pageable memory M, `Memcpy M2D (Memory ->

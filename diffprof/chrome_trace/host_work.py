@@ -36,36 +36,36 @@ SHARED = ("data", "allocation", "copy", "stall", "cpu-op", "launch", "python")
 class HostWork:
     """What threads did, as sets of moments that don't overlap; what is in none of them is Python.
 
-    Threads are laid end to end on one line, so that any number of them is one set. lanes: theirs, sorted;
+    Threads are laid end to end on one line, so that any number of them is one set. tracks: theirs, sorted;
     length_us: each one's part of the line."""
 
     sets: dict[str, Intervals]
-    lanes: np.ndarray
+    tracks: np.ndarray
     begin_us: float
     length_us: float
 
-    def shares(self, lane: np.ndarray, start: np.ndarray, end: np.ndarray) -> dict[str, np.ndarray]:
-        """For each window [start, end) of a lane, microseconds of each of SHARED."""
-        shift = np.searchsorted(self.lanes, lane) * self.length_us - self.begin_us
+    def shares(self, track: np.ndarray, start: np.ndarray, end: np.ndarray) -> dict[str, np.ndarray]:
+        """For each window [start, end) of a track, microseconds of each of SHARED."""
+        shift = np.searchsorted(self.tracks, track) * self.length_us - self.begin_us
         start, end = np.asarray(start) + shift, np.asarray(end) + shift
         found = {name: intervals.covered(spans, start, end) for name, spans in self.sets.items()}
         rest = np.maximum(end - start, 0.0) - sum(found.values())
         return {**found, "python": np.maximum(rest, 0.0)}
 
 
-def host_work(trace: Trace, waits: Waits, lanes: np.ndarray) -> HostWork:
-    """Sorts the time of threads (lanes: sorted): each moment counts once, as what comes first in SHARED."""
+def host_work(trace: Trace, waits: Waits, tracks: np.ndarray) -> HostWork:
+    """Sorts the time of threads (tracks: sorted): each moment counts once, as what comes first in SHARED."""
     begin, length = _extent(trace)
-    line = _Line(lanes, begin, length)
+    line = _Line(tracks, begin, length)
     calls, ops = trace.calls, trace.ops
     blocks = waits.inside
     copies = _of_kind(waits, CallKind.COPY) | _of_kind(waits, CallKind.BLOCKING_COPY)
     allocates = _named(trace, calls, _ALLOCATION.match)
     long = calls.dur > STALL_US
     in_call = line.spans(calls, True)
-    begun = np.sort(line.at(calls.ts, calls.lane)) if len(calls) else np.empty(0)
-    calls_inside = np.searchsorted(begun, line.at(ops.end, ops.lane)) - np.searchsorted(
-        begun, line.at(ops.ts, ops.lane)
+    begun = np.sort(line.at(calls.ts, calls.track)) if len(calls) else np.empty(0)
+    calls_inside = np.searchsorted(begun, line.at(ops.end, ops.track)) - np.searchsorted(
+        begun, line.at(ops.ts, ops.track)
     )
     alone = (calls_inside == 0) & (ops.dur > CPU_OP_US)
     in_op = line.spans(ops, True)
@@ -87,7 +87,7 @@ def host_work(trace: Trace, waits: Waits, lanes: np.ndarray) -> HostWork:
     for name, spans in ordered:
         sets[name] = _minus(spans, taken)
         taken = intervals.union(np.concatenate([taken, spans]))
-    return HostWork(sets, lanes, begin, length)
+    return HostWork(sets, tracks, begin, length)
 
 
 def _extent(trace: Trace) -> tuple[float, float]:
@@ -101,38 +101,38 @@ def _extent(trace: Trace) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Line:
-    """Lanes laid end to end."""
+    """Tracks laid end to end."""
 
-    lanes: np.ndarray
+    tracks: np.ndarray
     begin_us: float
     length_us: float
 
-    def at(self, ts: np.ndarray, lane: np.ndarray) -> np.ndarray:
-        """Moments of lanes on the line; those of lanes that are not on it are NaN."""
-        place = np.minimum(np.searchsorted(self.lanes, lane), len(self.lanes) - 1)
-        return np.where(self.lanes[place] == lane, ts - self.begin_us + place * self.length_us, np.nan)
+    def at(self, ts: np.ndarray, track: np.ndarray) -> np.ndarray:
+        """Moments of tracks on the line; those of tracks that are not on it are NaN."""
+        place = np.minimum(np.searchsorted(self.tracks, track), len(self.tracks) - 1)
+        return np.where(self.tracks[place] == track, ts - self.begin_us + place * self.length_us, np.nan)
 
     def spans(self, spans: Spans, wanted: np.ndarray | bool) -> Intervals:
         """The wanted ones as intervals of the line."""
-        rows = np.flatnonzero(wanted & np.isin(spans.lane, self.lanes))
+        rows = np.flatnonzero(wanted & np.isin(spans.track, self.tracks))
         if not len(rows):
             return intervals.EMPTY
-        return intervals.spans(self.at(spans.ts[rows], spans.lane[rows]), spans.dur[rows])
+        return intervals.spans(self.at(spans.ts[rows], spans.track[rows]), spans.dur[rows])
 
 
-def busy_with(trace: Trace, links: Links, lane: int, start: float, end: float) -> str | None:
+def busy_with(trace: Trace, links: Links, track: int, start: float, end: float) -> str | None:
     """The runtime call that a thread was in for most of [start, end), with the outermost op around it; else
     the innermost op that took most of it; None where neither did."""
-    if (call := _longest(trace.calls, lane, start, end)) is not None:
+    if (call := _longest(trace.calls, track, start, end)) is not None:
         chain = links.op_nest.chain(int(links.op_of_call[call]))
         name = trace.name(trace.calls, call)
         return f"{name} of {trace.name(trace.ops, chain[-1])}" if chain else name
-    op = _longest(trace.ops, lane, start, end)
+    op = _longest(trace.ops, track, start, end)
     return None if op is None else trace.name(trace.ops, op)
 
 
-def _longest(spans: Spans, lane: int, start: float, end: float) -> int | None:
-    near = np.flatnonzero((spans.lane == lane) & (spans.ts < end) & (spans.end > start))
+def _longest(spans: Spans, track: int, start: float, end: float) -> int | None:
+    near = np.flatnonzero((spans.track == track) & (spans.ts < end) & (spans.end > start))
     if not len(near):
         return None
     lengths = np.minimum(spans.end[near], end) - np.maximum(spans.ts[near], start)

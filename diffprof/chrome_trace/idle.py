@@ -30,7 +30,7 @@ launch-to-start time that diffusers' profiling guide calls unhealthy."""
 
 
 NAMED = ("stall", "allocation", "cpu-op", "copy")
-"""Causes for which the call or op is named that the host was in."""
+"""Causes for which the call or op is named that the CPU was in."""
 
 
 def device_busy(trace: Trace, device: int) -> np.ndarray:
@@ -64,7 +64,7 @@ def find_gaps(
     """Idle stretches of one device: from the call's beginning to its first work (`after` is None), between
     its work, and a tail if the call goes on after the last. window: when the call begins and ends.
 
-    sync: the host was waiting for the device when it ran dry. Else what the launching thread did for the
+    sync: the CPU was waiting for the device when it ran dry. Else what the launching thread did for the
     largest part of the time: launch (it was issuing ops, or the launch was on its way), python (outside
     PyTorch's ops), copy (in a copy call, or the next work is a copy from or to the host), stall (in one op
     or call for over a millisecond: loading code, making a context, setting up a library), allocation
@@ -134,9 +134,9 @@ def _doing(
 ) -> tuple[Site | None, str | None]:
     """(line of Python, ops or calls) of the launching thread meanwhile, where the cause asks for one."""
     if cause == "python":
-        return _site_at(links, (start + until) / 2, int(trace.calls.lane[call])), None
+        return _site_at(links, (start + until) / 2, int(trace.calls.track[call])), None
     if cause in NAMED:
-        return None, busy_with(trace, links, int(trace.calls.lane[call]), start, until)
+        return None, busy_with(trace, links, int(trace.calls.track[call]), start, until)
     return None, None
 
 
@@ -177,7 +177,7 @@ def _tail(until: float, end: float, after: str) -> list[GapRow]:
 def _causes(
     trace: Trace, links: Links, waits: Waits, start: np.ndarray, end: np.ndarray, following: np.ndarray
 ) -> tuple[list[str], list[int | None], np.ndarray]:
-    """(cause, sync row, end of the host's part) of each gap."""
+    """(cause, sync row, end of the CPU's part) of each gap."""
     calls = trace.calls
     call = links.call_of_work[following]
     known = call >= 0
@@ -186,17 +186,17 @@ def _causes(
     launched = (
         np.where(known, calls.ts[np.maximum(call, 0)], np.inf) if len(calls) else np.full(len(call), np.inf)
     )
-    # A launch of usual length counts as on its way; what a long one does is the host's part.
+    # A launch of usual length counts as on its way; what a long one does is the CPU's part.
     slow = known & (calls.dur[np.maximum(call, 0)] > STALL_US) if len(calls) else known
     reached = np.where(slow, np.minimum(calls.end[np.maximum(call, 0)], end), launched) if len(calls) else end
     until = np.clip(reached, start, end)
-    lane = np.full(len(call), -1)
-    lane[known] = calls.lane[call[known]]
+    track = np.full(len(call), -1)
+    track[known] = calls.track[call[known]]
     spent = {name: np.zeros(len(start)) for name in SHARED}
     if known.any():
         # What other threads do does not hold up this one.
         gaps = np.flatnonzero(known)
-        shares = host_work(trace, waits, np.unique(lane[gaps])).shares(lane[gaps], start[gaps], until[gaps])
+        shares = host_work(trace, waits, np.unique(track[gaps])).shares(track[gaps], start[gaps], until[gaps])
         for name, us in shares.items():
             spent[name][gaps] = us
     # Longer on its way than any launch takes: it waited for other work, such as an event of another stream.
@@ -210,7 +210,7 @@ def _causes(
         more = spent.pop(name)
         largest[more > most] = number
         np.maximum(most, more, out=most)
-    sync_call, waited = _last_wait(calls, waits, lane, start, until)
+    sync_call, waited = _last_wait(calls, waits, track, start, until)
     transfers = [copy_direction(name)[0] in ("h2d", "d2h") for name in trace.names]
     work_names, is_copy = trace.work.name, trace.work.table[following] == EventTable.COPY
     causes: list[str] = []
@@ -232,12 +232,12 @@ def _causes(
 
 
 def _last_wait(
-    calls: Spans, waits: Waits, lane: np.ndarray, start: np.ndarray, until: np.ndarray
+    calls: Spans, waits: Waits, track: np.ndarray, start: np.ndarray, until: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The latest wait on the launching thread that began before the launch and ended after the device ran
-    dry, and how long it kept the host."""
+    dry, and how long it kept the CPU."""
     blocking = waits.blocking
-    found = latest(calls.ts[blocking], calls.lane[blocking], until, lane)
+    found = latest(calls.ts[blocking], calls.track[blocking], until, track)
     if not len(blocking):
         return found, np.zeros(len(start))
     candidate = blocking[np.maximum(found, 0)]
@@ -245,12 +245,12 @@ def _last_wait(
     return np.where(hit, candidate, -1), np.where(hit, waits.until[candidate] - calls.ts[candidate], 0.0)
 
 
-def _site_at(links: Links, ts: float, lane: int) -> Site | None:
+def _site_at(links: Links, ts: float, track: int) -> Site | None:
     """The Python code that ran on a thread at a moment."""
     trace = links.trace
     if not len(trace.frames):
         return None
-    row = int(links.frame_nest.at(np.array([ts]), np.array([lane]))[0])
+    row = int(links.frame_nest.at(np.array([ts]), np.array([track]))[0])
     frames = tuple(
         frame
         for each in links.frame_nest.chain(row)

@@ -52,16 +52,16 @@ class Links:
 
     @cached_property
     def op_nest(self) -> Nest:
-        return Nest(self.trace.ops.ts, self.trace.ops.dur, self.trace.ops.lane)
+        return Nest(self.trace.ops.ts, self.trace.ops.dur, self.trace.ops.track)
 
     @cached_property
     def frame_nest(self) -> Nest:
-        return Nest(self.trace.frames.ts, self.trace.frames.dur, self.trace.frames.lane)
+        return Nest(self.trace.frames.ts, self.trace.frames.dur, self.trace.frames.track)
 
     @cached_property
     def annotation_nest(self) -> Nest:
         spans = self.trace.annotations
-        return Nest(spans.ts, spans.dur, spans.lane)
+        return Nest(spans.ts, spans.dur, spans.track)
 
     @cached_property
     def op_of_call(self) -> np.ndarray:
@@ -71,13 +71,13 @@ class Links:
         op, and others at the same moment: then the one that has its External id.
         """
         calls, ops = self.trace.calls, self.trace.ops
-        found = self.op_nest.at(calls.ts, calls.lane)
+        found = self.op_nest.at(calls.ts, calls.track)
         instant = np.flatnonzero((calls.dur <= 0.0) & (calls.external >= 0))
         if len(instant) and len(ops):
             by_id = {external: row for row, external in enumerate(ops.external.tolist())}
             for call in instant.tolist():
                 op = by_id.get(int(calls.external[call]), -1)
-                if op >= 0 and ops.ts[op] == calls.ts[call] and ops.lane[op] == calls.lane[call]:
+                if op >= 0 and ops.ts[op] == calls.ts[call] and ops.track[op] == calls.track[call]:
                     found[call] = op
         return found
 
@@ -125,12 +125,12 @@ class Links:
         return self.modules_of(self.trace.calls)
 
     def modules_of(self, calls: Spans) -> tuple[list[str], np.ndarray]:
-        """As `modules`, for any spans of the host."""
+        """As `modules`, for any spans of the CPU."""
         texts = [""]
         index: np.ndarray = np.zeros(len(calls), dtype=np.int64)
         if len(self.trace.frames):
             texts, nearest, place = self._module_paths
-            frame = self.frame_nest.at(calls.ts, calls.lane)
+            frame = self.frame_nest.at(calls.ts, calls.track)
             module = np.where(frame >= 0, nearest[np.maximum(frame, 0)], -1)
             index = np.where(module >= 0, place[np.maximum(module, 0)], 0)
         named = [
@@ -141,7 +141,7 @@ class Links:
             texts = list(texts)
             known = {text: at for at, text in enumerate(texts)}
             wanted = np.array([name is not None for name in named])[self.trace.annotations.name]
-            inside = self.annotation_nest.at(calls.ts, calls.lane)
+            inside = self.annotation_nest.at(calls.ts, calls.track)
             nearest = self.annotation_nest.nearest(wanted)
             rows = np.where(inside >= 0, nearest[np.maximum(inside, 0)], -1)
             index = index.copy()

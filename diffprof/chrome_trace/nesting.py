@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 
-def latest(start: np.ndarray, lane: np.ndarray, ts: np.ndarray, on: np.ndarray) -> np.ndarray:
-    """For each instant ts on lane `on`: the last row of its lane that starts no later, or -1. Rows are sorted
-    by start within their lanes."""
+def latest(start: np.ndarray, track: np.ndarray, ts: np.ndarray, on: np.ndarray) -> np.ndarray:
+    """For each instant ts on track `on`: the last row of its track that starts no later, or -1. Rows are
+    sorted by start within their tracks."""
     count = len(start)
     if not count:
         return np.full(len(ts), -1)
-    key = np.concatenate([lane, on])
+    key = np.concatenate([track, on])
     order = np.lexsort((np.arange(len(key)), np.concatenate([start, ts]), key))
     is_row = order < count
     rows = np.maximum.accumulate(np.where(is_row, np.arange(len(order)), -1))
@@ -27,13 +27,13 @@ def latest(start: np.ndarray, lane: np.ndarray, ts: np.ndarray, on: np.ndarray) 
 
 
 class Nest:
-    """Spans of several lanes, nested by time. Rows keep the caller's numbering; -1 stands for none."""
+    """Spans of several tracks, nested by time. Rows keep the caller's numbering; -1 stands for none."""
 
-    def __init__(self, ts: np.ndarray, dur: np.ndarray, lane: np.ndarray) -> None:
-        """ts, dur: float arrays, microseconds. lane: int array; spans of different lanes never enclose."""
-        order = np.lexsort((-np.asarray(dur), ts, lane))
+    def __init__(self, ts: np.ndarray, dur: np.ndarray, track: np.ndarray) -> None:
+        """ts, dur: float arrays, microseconds. track: int array; spans of different tracks never enclose."""
+        order = np.lexsort((-np.asarray(dur), ts, track))
         self._order = order
-        self._lane = np.asarray(lane)[order]
+        self._track = np.asarray(track)[order]
         self._start = np.asarray(ts, dtype=float)[order]
         self._end = self._start + np.asarray(dur, dtype=float)[order]
         count = len(order)
@@ -43,7 +43,7 @@ class Nest:
         live = np.flatnonzero(up >= 0)
         while len(live):
             at = up[live]
-            same = self._lane[at] == self._lane[live]
+            same = self._track[at] == self._track[live]
             open_ = same & (self._end[at] > self._start[live])
             up[live[~same]] = -1
             live = live[same & ~open_]
@@ -59,9 +59,9 @@ class Nest:
         result[self._order[has]] = self._order[self._up[has]]
         return result
 
-    def _at(self, ts: np.ndarray, lane: np.ndarray) -> np.ndarray:
-        ts, lane = np.asarray(ts, dtype=float), np.asarray(lane)
-        found = latest(self._start, self._lane, ts, lane)
+    def _at(self, ts: np.ndarray, track: np.ndarray) -> np.ndarray:
+        ts, track = np.asarray(ts, dtype=float), np.asarray(track)
+        found = latest(self._start, self._track, ts, track)
         live = np.flatnonzero(found >= 0)
         while len(live):
             live = live[self._end[found[live]] <= ts[live]]
@@ -69,9 +69,9 @@ class Nest:
             live = live[found[live] >= 0]
         return found
 
-    def at(self, ts: np.ndarray, lane: np.ndarray) -> np.ndarray:
-        """The innermost row open at each instant on its lane, or -1."""
-        found = self._at(ts, lane)
+    def at(self, ts: np.ndarray, track: np.ndarray) -> np.ndarray:
+        """The innermost row open at each instant on its track, or -1."""
+        found = self._at(ts, track)
         return np.where(found >= 0, self._order[np.maximum(found, 0)], -1) if len(self._order) else found
 
     def nearest(self, wanted: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from diffprof.judge.timeline import Replay
 from diffprof.model.recording import Frame, KernelKind, Site, SyncRow, Timeline
 
 HOST = 1000
-"""pid and tid of the host's lane."""
+"""pid and tid of the CPU's track."""
 
 _THREAD = f'"pid":{HOST},"tid":{HOST}'
 
@@ -83,7 +83,7 @@ class _Form:
 
 
 def drawn(timeline: Timeline, run: Replay) -> tuple[Timeline, Replay]:
-    """Both with host time for every launch. What the host issues in one, as a CUDA graph, takes it no time
+    """Both with host time for every launch. What the CPU issues in one, as a CUDA graph, takes it no time
     after the first launch: all of them share that, so that each lies inside its operator and its module.
 
     run: `replay(timeline)`.
@@ -115,7 +115,7 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
     for index, (
         kind,
         row,
-        lane,
+        track,
         blocks,
         first,
         lasts,
@@ -142,7 +142,7 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
             text = f'{{"ph":"X","cat":"python_function",{frame},{when},"args":{{}}}},\n{text}'
         launches = launched >= 0 and form.work
         if launches:
-            stream = FIRST_STREAM + max(lane, 0)
+            stream = FIRST_STREAM + max(track, 0)
             both = f'"External id":{external},"correlation":{correlation}'
             arrow = f'"cat":"ac2g","name":"ac2g","id":{correlation}'
             text = (
@@ -155,7 +155,7 @@ def operation_lines(timeline: Timeline, run: Replay, syncs: Sequence[SyncRow]) -
                 f'{{"ph":"f","bp":"e",{arrow},"pid":0,"tid":{stream},"ts":{launched}}}'
             )
         if blocks:
-            name = "cudaDeviceSynchronize" if lane < 0 else "cudaStreamSynchronize"
+            name = "cudaDeviceSynchronize" if track < 0 else "cudaStreamSynchronize"
             at, rest = (issued, left) if launches else (begun, first + lasts - begun)
             text = (
                 f'{text},\n{{"ph":"X","cat":"cuda_runtime","name":"{name}",{_THREAD},"ts":{at},"dur":{rest},'

@@ -137,7 +137,7 @@ class _Builder:
     def __init__(self) -> None:
         self.kinds = _Codes[tuple[str, str | None]]()
         self.names = _Names()
-        self.lanes = _Codes[tuple[object, object]]()
+        self.tracks = _Codes[tuple[object, object]]()
         self.details = _Codes[Detail]()
         self.columns: dict[EventTable, _Columns] = defaultdict(_Columns)
         self.flows: dict[EventTable, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
@@ -195,9 +195,9 @@ class _Builder:
             return rows, np.fromiter((float(row.ts - self.origin) for row in rows), float, len(rows))
         return rows, times - self.origin
 
-    def _lane(self, rows: list[Event]) -> np.ndarray:
+    def _track(self, rows: list[Event]) -> np.ndarray:
         return np.fromiter(
-            map(self.lanes.__getitem__, map(attrgetter("pid", "tid"), rows)), np.int32, len(rows)
+            map(self.tracks.__getitem__, map(attrgetter("pid", "tid"), rows)), np.int32, len(rows)
         )
 
     def _spans(self, table: EventTable, rows: list[Event]) -> None:
@@ -219,7 +219,7 @@ class _Builder:
             "ts": ts,
             "dur": dur,
             "name": np.fromiter(map(self.names.__getitem__, map(attrgetter("name"), rows)), np.int32, count),
-            "lane": self._lane(rows),
+            "track": self._track(rows),
         }
         args = [row.args or _NO_ARGS for row in rows]
         if table == EventTable.OP:
@@ -255,7 +255,7 @@ class _Builder:
 
     def _flow(self, table: EventTable, rows: list[Event]) -> None:
         rows, ts = self._times(rows)
-        self.flows[table].append((_ints(rows, "id"), ts, self._lane(rows)))
+        self.flows[table].append((_ints(rows, "id"), ts, self._track(rows)))
 
     def _memory(self, rows: list[Event]) -> None:
         rows, ts = self._times(rows)
@@ -272,17 +272,17 @@ class _Builder:
                 self.threads[row.pid, row.tid] = short_text(str(args.name))
 
     def pair(self) -> None:
-        """Turn begin and end events into spans: an end closes the latest open begin on its lane."""
+        """Turn begin and end events into spans: an end closes the latest open begin on its track."""
         halves, _ = self._times(self.halves)
         self.halves = []
         halves.sort(key=attrgetter("ts"))
         closed: dict[EventTable, list[Event]] = defaultdict(list)
         for half in halves:
-            lane = self.lanes[half.pid, half.tid]
+            track = self.tracks[half.pid, half.tid]
             if half.ph == "B":
-                self.open[lane].append(half)
+                self.open[track].append(half)
                 continue
-            stack = self.open[lane]
+            stack = self.open[track]
             if half.name and any(each.name == half.name for each in stack):
                 while stack[-1].name != half.name:
                     stack.pop()
@@ -316,12 +316,12 @@ def _flow_correlation(builder: _Builder, calls: Spans, work: Spans) -> None:
         pieces = builder.flows.get(table)
         if not pieces or not len(spans) or (spans.correlation >= 0).all():
             continue
-        ids, ts, lanes = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        ids, ts, tracks = (np.concatenate(column) for column in zip(*pieces, strict=True))
         # Kineto writes three decimals; both ends come from the same number.
         arrows = dict(
-            zip(zip(lanes.tolist(), np.round(ts, 3).tolist(), strict=True), ids.tolist(), strict=True)
+            zip(zip(tracks.tolist(), np.round(ts, 3).tolist(), strict=True), ids.tolist(), strict=True)
         )
-        places = zip(spans.lane.tolist(), np.round(spans.ts, 3).tolist(), strict=True)
+        places = zip(spans.track.tolist(), np.round(spans.ts, 3).tolist(), strict=True)
         found = np.fromiter((arrows.get(place, -1) for place in places), np.int64, len(spans))
         spans.correlation = np.where(spans.correlation >= 0, spans.correlation, found)
 
@@ -381,7 +381,7 @@ def _finish(source: TraceStream, builder: _Builder) -> Trace:
         meta=source.header,
         origin_us=float(builder.origin or 0),
         names=builder.names.texts,
-        lanes=list(builder.lanes),
+        tracks=list(builder.tracks),
         details=list(builder.details),
         ops=columns[EventTable.OP].spans(),
         annotations=columns[EventTable.ANNOTATION].spans(),
@@ -404,14 +404,16 @@ def _finish(source: TraceStream, builder: _Builder) -> Trace:
 
 
 def _to_threads(builder: _Builder, calls: Spans) -> None:
-    """Put calls that name their thread but no process (`xpu_sync`: pid -1) on its lane, in place."""
-    lanes = list(builder.lanes)
-    of_thread = {tid: code for code, (pid, tid) in enumerate(lanes) if pid != -1}
+    """Put calls that name their thread but no process (`xpu_sync`: pid -1) on its track, in place."""
+    tracks = list(builder.tracks)
+    of_thread = {tid: code for code, (pid, tid) in enumerate(tracks) if pid != -1}
     homeless = {
-        code: of_thread[tid] for code, (pid, tid) in enumerate(lanes) if pid == -1 and tid in of_thread
+        code: of_thread[tid] for code, (pid, tid) in enumerate(tracks) if pid == -1 and tid in of_thread
     }
     if homeless and len(calls):
-        calls.lane = np.array([homeless.get(code, code) for code in range(len(lanes))], np.int32)[calls.lane]
+        calls.track = np.array([homeless.get(code, code) for code in range(len(tracks))], np.int32)[
+            calls.track
+        ]
 
 
 def _unreadable(source: TraceStream, events: int) -> UsageError:

@@ -43,10 +43,10 @@ def is_machinery(file: str) -> bool:
 def frames_at(links: Links, call: int) -> tuple[Frame, ...]:
     """The Python frames around a runtime call, innermost first; empty if the trace has none."""
     trace = links.trace
-    ts, lane = trace.calls.ts[call : call + 1], trace.calls.lane[call : call + 1]
+    ts, track = trace.calls.ts[call : call + 1], trace.calls.track[call : call + 1]
     frames: list[Frame] = []
     if len(trace.frames):
-        row = int(links.frame_nest.at(ts, lane)[0])
+        row = int(links.frame_nest.at(ts, track)[0])
         for each in links.frame_nest.chain(row):
             frame = parse_frame(trace.name(trace.frames, each))
             if frame is not None:

@@ -75,7 +75,7 @@ class _Builder:
         module: int,
         late: Sequence[float],
     ) -> None:
-        """One event a piece of work; the time of the host is before the first."""
+        """One event a piece of work; the time of the CPU is before the first."""
         for number, each in enumerate(works):
             self.add(
                 at,
@@ -89,7 +89,7 @@ class _Builder:
             )
 
     def waits(self, row: int, settle: float) -> None:
-        """The event added last makes the host wait. settle: how long its wait goes on after the end of all
+        """The event added last makes the CPU wait. settle: how long its wait goes on after the end of all
         recorded work that it waits for."""
         self.sync[-1] = row
         self.settle[-1] = round(max(0.0, settle), 3)
@@ -118,7 +118,7 @@ def make_timeline(
 ) -> Timeline | None:
     """Launches and waits in host order, or None when launches and kernels can't be matched.
 
-    A launch takes effect when its call begins; what the host does from there to the next call counts as
+    A launch takes effect when its call begins; what the CPU does from there to the next call counts as
     the next event's time. All threads that launch are seen as one.
     """
     calls, work = trace.calls, trace.work
@@ -142,7 +142,7 @@ def make_timeline(
         if python > PYTHON_EVENT_US:
             out.add(ts, python, module=module)
             spent -= python
-        device.take(works := launched.get(row, ()), int(calls.lane[row]))
+        device.take(works := launched.get(row, ()), int(calls.track[row]))
         late = [device.late(each, ts + latency) if measured else 0.0 for each in works]
         out.launches(ts, spent, works, kinds, work.dur, device, module, late if row not in begins else ())
         if row in begins:
@@ -153,7 +153,7 @@ def make_timeline(
                 out.add(ts, 0.0 if works else spent, module=module, stream=waited_for)
             # What held up the copy that is waited for is part of the wait.
             out.waits(int(waits.of_call[row]), beyond + sum(late))
-            # A simulated wait always takes the usual latency: what goes beyond it, the host was busy.
+            # A simulated wait always takes the usual latency: what goes beyond it, the CPU was busy.
             host.free(until - (0.0 if measured else max(0.0, beyond - settle)))
         else:
             throttled = pending.get(row, 0) >= THROTTLED_PENDING and duration > 4 * typical
@@ -176,7 +176,7 @@ def make_timeline(
 
 
 class _Host:
-    """The host's lane, from event to event. now: until when its time is told."""
+    """The CPU's track, from event to event. now: until when its time is told."""
 
     def __init__(self, trace: Trace, links: Links, events: Sequence[int], begin: float) -> None:
         self.in_torch = _prefix(intervals.union(_host_spans(trace, links, events)))
@@ -229,10 +229,10 @@ class _Device:
         """Whether anything that began before goes on at a moment."""
         return self._worked(ALL_STREAMS, at - 1.0, at) > 0.0
 
-    def take(self, works: Sequence[int], lane: int) -> None:
+    def take(self, works: Sequence[int], track: int) -> None:
         """A thread gave it work."""
         if works:
-            self._last[lane] = self._streams[works[-1]]
+            self._last[track] = self._streams[works[-1]]
 
     def done_by(self, stream: int, at: float) -> float:
         """When the last work of a stream (or of all) that ended by a moment ended."""
@@ -247,7 +247,7 @@ class _Device:
         ts, name = float(calls.ts[row]), self.trace.name(calls, row)
         if not works and wait_scope(name) != "stream":
             return ALL_STREAMS
-        stream = self._streams[works[-1]] if works else self._last.get(int(calls.lane[row]), ALL_STREAMS)
+        stream = self._streams[works[-1]] if works else self._last.get(int(calls.track[row]), ALL_STREAMS)
         elsewhere = self._worked(ALL_STREAMS, ts, until) - self._worked(stream, ts, until)
         return ALL_STREAMS if elsewhere * 2 > until - ts else stream
 
@@ -269,7 +269,7 @@ def _works_by_call(links: Links) -> dict[int, list[int]]:
 
 
 def _begin(trace: Trace, links: Links, phases: Phases, events: Sequence[int]) -> float:
-    """When the host's lane begins: with the call, else with the op around the first event."""
+    """When the CPU's track begins: with the call, else with the op around the first event."""
     first = float(trace.calls.ts[events[0]])
     if phases.window and phases.window[0] <= first:
         return phases.window[0]
@@ -279,9 +279,9 @@ def _begin(trace: Trace, links: Links, phases: Phases, events: Sequence[int]) ->
 
 def _host_spans(trace: Trace, links: Links, events: Sequence[int]) -> np.ndarray:
     """When the launching threads were in an op or a runtime call."""
-    lanes = np.unique(trace.calls.lane[np.asarray(events)])
-    ops = np.isin(trace.ops.lane, lanes)
-    calls = np.isin(trace.calls.lane, lanes)
+    tracks = np.unique(trace.calls.track[np.asarray(events)])
+    ops = np.isin(trace.ops.track, tracks)
+    calls = np.isin(trace.calls.track, tracks)
     return np.concatenate(
         [
             intervals.spans(trace.ops.ts[ops], trace.ops.dur[ops]),

@@ -1,4 +1,4 @@
-"""Where the host waited, and which copies came from pageable memory."""
+"""Where the CPU waited, and which copies came from pageable memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _SHAPES = frozenset(
 
 @dataclass
 class Waits:
-    """Where the host waited.
+    """Where the CPU waited.
 
     rows: of the recording. kinds: CallKind of each runtime call. blocking: calls with which a wait begins, by
     start. of_call: for each call of a wait its row, -1 if it doesn't wait, -2 if it waits without a row.
@@ -69,7 +69,7 @@ class Waits:
 
     @property
     def inside(self) -> np.ndarray:
-        """For each call, whether the host waits in it."""
+        """For each call, whether the CPU waits in it."""
         return self.of_call != NOT_BLOCKING
 
 
@@ -135,9 +135,9 @@ class _Found:
 
 
 def find_waits(trace: Trace, links: Links, phases: Phases) -> Waits:
-    """Every wait of the host and every staged copy, grouped by kind and place.
+    """Every wait of the CPU and every staged copy, grouped by kind and place.
 
-    What the host spends inside a call that waits is its wait, measured: a synchronize, a blocking copy, and a
+    What the CPU spends inside a call that waits is its wait, measured: a synchronize, a blocking copy, and a
     copy from or to pageable memory, which is asynchronous by its name only. A synchronize behind such a copy
     is part of the same wait. A call inside another that waits (the driver's in the runtime's) adds nothing.
     """
@@ -187,7 +187,7 @@ class _Grouping:
         waited_us: float,
         copied_us: float = 0.0,
     ) -> int:
-        """The number of the row to which the wait was added, or NO_ROW. copied_us: what the host spent on the
+        """The number of the row to which the wait was added, or NO_ROW. copied_us: what the CPU spent on the
         copy, waiting for nothing."""
         trace, phases = self.trace, self.phases
         frames = frames_at(self.links, call)
@@ -230,14 +230,14 @@ def _find(trace: Trace, links: Links) -> _Found:
     calls = trace.calls
     of_name = [call_kind(name) for name in trace.names]
     kinds = [of_name[name] for name in calls.name.tolist()]
-    outer = Nest(calls.ts, calls.dur, calls.lane).parent
+    outer = Nest(calls.ts, calls.dur, calls.track).parent
     copies = _copies(trace, links, kinds, outer)
     waits = np.array([kind.blocks for kind in kinds], dtype=bool)
     frees = np.array([kind is CallKind.FREE for kind in kinds], dtype=bool)
     # With nothing on the device there is nothing that giving memory back could wait for.
     waits &= ~frees | _device_has_work(trace, links)
     held = {row for row, copy in copies.items() if kinds[row] is CallKind.COPY and copy.holds_host}
-    before = _previous_on_lane(calls, kinds, outer)
+    before = _previous_on_track(calls, kinds, outer)
     behind: dict[int, int] = {}
     copy_of = {row: row for row in copies}
     for call in np.flatnonzero(waits).tolist():
@@ -255,7 +255,7 @@ def _find(trace: Trace, links: Links) -> _Found:
     waits[[*held, *behind]] = True
     waits[[*staged, *behind.values()]] = False
     heads = np.flatnonzero(waits)
-    inner = Nest(calls.ts[heads], calls.dur[heads], calls.lane[heads]).parent >= 0
+    inner = Nest(calls.ts[heads], calls.dur[heads], calls.track[heads]).parent >= 0
     return _Found(kinds, copies, heads[~inner].tolist(), behind, copy_of, staged)
 
 
@@ -289,7 +289,7 @@ _BESIDE_US = 50.0
 
 
 class _Copy(NamedTuple):
-    """pageable: whether its memory on the host is, None if not told. name: in the trace. late: whether the
+    """pageable: whether its memory on the CPU is, None if not told. name: in the trace. late: whether the
     call returned only when the copy was done. stalled: whether it began before the stream's earlier work was
     done, and returned after that."""
 
@@ -302,15 +302,15 @@ class _Copy(NamedTuple):
 
     @property
     def is_staging(self) -> bool:
-        """Whether the host only takes part in it."""
+        """Whether the CPU only takes part in it."""
         return self.direction == "h2d" and not self.stalled
 
     @property
     def holds_host(self) -> bool:
-        """Whether a call that is asynchronous by its name keeps the host. To pageable memory it returns when
+        """Whether a call that is asynchronous by its name keeps the CPU. To pageable memory it returns when
         the copy is done. From pageable memory it returns when the driver has staged the data, before which it
         "may synchronize with the stream" (CUDA's reference, API synchronization behavior): only where it
-        stalled did the host wait, else it copied."""
+        stalled did the CPU wait, else it copied."""
         if self.direction not in ("h2d", "d2h"):
             return False
         return bool(self.pageable) or (self.pageable is None and self.direction == "d2h" and self.late)
@@ -335,26 +335,26 @@ def _copies(trace: Trace, links: Links, kinds: list[CallKind], outer: np.ndarray
 def _earlier_end(work: Spans) -> np.ndarray:
     """For each piece of device work, when all that its stream had begun before it was done."""
     found = np.full(len(work), -np.inf)
-    order = np.lexsort((work.ts, work.lane))
-    lanes = work.lane[order]
-    for rows in np.split(order, np.flatnonzero(np.diff(lanes)) + 1):
+    order = np.lexsort((work.ts, work.track))
+    tracks = work.track[order]
+    for rows in np.split(order, np.flatnonzero(np.diff(tracks)) + 1):
         found[rows[1:]] = np.maximum.accumulate(work.end[rows])[:-1]
     return found
 
 
-def _previous_on_lane(calls: Spans, kinds: list[CallKind], outer: np.ndarray) -> np.ndarray:
+def _previous_on_track(calls: Spans, kinds: list[CallKind], outer: np.ndarray) -> np.ndarray:
     """For each waiting call, the copy call that ended before it on its thread, with nothing else between that
     gives the device work or waits; else -1."""
     before = np.full(len(calls), -1)
     last: dict[int, int] = {}
-    lanes = calls.lane.tolist()
+    tracks = calls.track.tolist()
     for call, kind in enumerate(kinds):
         if kind is CallKind.OTHER or (outer[call] >= 0 and kinds[outer[call]] is not CallKind.OTHER):
             continue
-        previous = last.get(lanes[call], -1)
+        previous = last.get(tracks[call], -1)
         if previous >= 0 and kinds[previous] is CallKind.COPY:
             before[call] = previous
-        last[lanes[call]] = call
+        last[tracks[call]] = call
     return before
 
 

@@ -1,6 +1,6 @@
 """A timeline as a Kineto-style trace that TensorBoard, Perfetto and HolisticTraceAnalysis open.
 
-One host thread with phases, modules, ops and runtime calls; one lane a stream; arrows from launch to kernel.
+One host thread with phases, modules, ops and runtime calls; one track a stream; arrows from launch to kernel.
 Written event by event; `.gz` by the file's suffix.
 """
 
@@ -138,8 +138,8 @@ def _module_lines(timeline: Timeline, run: Replay) -> Iterator[str]:
         name = names[place]
         if (head := heads.get(name)) is None:
             named = msgspec.json.encode(MODULE_PREFIX + name).decode()
-            lane = f'"pid":{HOST},"tid":{HOST}'
-            head = heads[name] = f'{{"ph":"X","cat":"user_annotation","name":{named},{lane},"ts":'
+            track = f'"pid":{HOST},"tid":{HOST}'
+            head = heads[name] = f'{{"ph":"X","cat":"user_annotation","name":{named},{track},"ts":'
         yield f'{head}{begin},"dur":{us},"args":{{}}}}'
 
 

@@ -41,10 +41,10 @@ class Signals:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         del frame
-        standing = guard()
-        pending = standing.pending if standing is not None else None
-        if standing is not None:
-            standing.pending = None
+        active = guard()
+        pending = active.pending if active is not None else None
+        if active is not None:
+            active.pending = None
         if pending is None:
             self.came = self.came or number
         asked = pending or (KeyboardInterrupt() if number == signal.SIGINT else Stopped(number))

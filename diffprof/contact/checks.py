@@ -117,7 +117,7 @@ def both_witnesses(place: Place) -> dict[str, object]:
 
 
 def events(place: Place) -> dict[str, object]:
-    """Events time kernels alone: work whose launches take the host long is as fast as without."""
+    """Events time kernels alone: work whose launches take the CPU long is as fast as without."""
     import time
 
     import torch

@@ -1,4 +1,4 @@
-"""Pipelines with faults that were put in: DDIM, whose tables stay on the host while its steps are on the
+"""Pipelines with faults that were put in: DDIM, whose tables stay on the CPU while its steps are on the
 device; attention computed in pieces; float32; a VAE in tiles and slices for one small image."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Part 3: where the host waits, by four witnesses: the simulator, the dispatcher on the device, PyTorch's
+"""Part 3: where the CPU waits, by four witnesses: the simulator, the dispatcher on the device, PyTorch's
 sync debug mode, and the profiler's trace."""
 
 from __future__ import annotations

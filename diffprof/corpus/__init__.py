@@ -35,7 +35,7 @@ MODULES = (
 class CorpusCase:
     """A pipeline on the CPU and how it is called.
 
-    ``generator``: "device" draws noise where the pipeline runs, "cpu" on the host, ``None`` passes none.
+    ``generator``: "device" draws noise where the pipeline runs, "cpu" on the CPU, ``None`` passes none.
     ``offload(pipe, device)`` replaces ``pipe.to(device)`` on an accelerator; on the CPU it is not called.
     """
 

@@ -173,7 +173,7 @@ def sd3_layerwise() -> CorpusCase:
 
 @case("flux-first-block-cache", family="adapted", denoiser="transformer")
 def flux_first_block_cache() -> CorpusCase:
-    """Skips the later blocks when the first one changed little, which it decides on the host."""
+    """Skips the later blocks when the first one changed little, which it decides on the CPU."""
     net = flux_transformer(num_layers=2)
     net.enable_cache(df.FirstBlockCacheConfig(threshold=0.2))
     return CorpusCase(

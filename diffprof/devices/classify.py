@@ -1,4 +1,4 @@
-"""Which operators on real device tensors make the host wait: the simulated GPU's table, asked of them."""
+"""Which operators on real device tensors make the CPU wait: the simulated GPU's table, asked of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INDEXED = ("index", "_unsafe_index", "index_put", "index_put_", "_index_put_imp
 def classify(
     func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, object], is_device: IsDevice
 ) -> tuple[Blocking, ...]:
-    """The waits of one call of an ATen operator; empty when the host just goes on.
+    """The waits of one call of an ATen operator; empty when the CPU just goes on.
 
     func: an OpOverload. is_device: whether a tensor lies on the device.
     """

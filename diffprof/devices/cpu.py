@@ -110,7 +110,7 @@ class CpuDevice:
         return time.perf_counter()
 
     def synchronize(self) -> None:
-        """Nothing: it works in step with the host."""
+        """Nothing: it works in step with Python."""
 
     @property
     def allocator(self) -> None:

@@ -131,7 +131,7 @@ def _unheard(message: str) -> None:
 
 
 class BlockingMode(TorchDispatchMode):
-    """Tells an observer which operators on real tensors make the host wait. is_device: whether a tensor
+    """Tells an observer which operators on real tensors make the CPU wait. is_device: whether a tensor
     lies on the device."""
 
     def __init__(self, observer: Observer, is_device: Callable[[torch.Tensor], bool]) -> None:

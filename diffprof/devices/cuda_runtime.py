@@ -50,7 +50,7 @@ class CudaRuntime:
     # --- time -----------------------------------------------------------------------------------------
 
     def clock(self) -> float:
-        """The host's clock."""
+        """The CPU's clock."""
         return time.perf_counter()
 
     def synchronize(self, index: int) -> None:

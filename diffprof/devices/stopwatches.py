@@ -45,11 +45,11 @@ MOST_FILLS = 512
 class EventRunner:
     """On a CUDA device, by events around the work: the time of its kernels, one behind the other.
 
-    Fills of twice the L2 cache run first: the cache is cold, as in a real step, and while they run the host
-    queues the work. A library's Python takes the host some hundred microseconds a layer, more than a fill
+    Fills of twice the L2 cache run first: the cache is cold, as in a real step, and while they run the CPU
+    queues the work. A library's Python takes the CPU some hundred microseconds a layer, more than a fill
     takes the device: so there are as many fills as it needs. Whether it was in time is asked of the device:
     with everything queued, it must not have come to the work yet. Work that waits for the device itself is
-    never in time, and its time is the host's too: `host_bound` counts such runs.
+    never in time, and its time is the CPU's too: `host_bound` counts such runs.
     """
 
     def __init__(self, index: int) -> None:

@@ -1,4 +1,4 @@
-"""Bytes of tensors, kept so that they can be put back: a copy on the host, made once for each content, and
+"""Bytes of tensors, kept so that they can be put back: a copy on the CPU, made once for each content, and
 compared with what is on the device by a fingerprint that the device computes."""
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Storages:
     """Storages that a series of snapshots keeps, each content once.
 
     spare: the device whose memory is short. There, what only snapshots hold can be parked: its bytes are on
-    the host, and come back with the snapshot that wants them.
+    the CPU, and come back with the snapshot that wants them.
     """
 
     def __init__(self, spare: torch.device | None = None) -> None:

@@ -19,7 +19,7 @@ from diffprof.model.sweep import FAILED, OK, UNFIT, SweepRow
 TABLE = "sweep"
 
 MEMORY = 3 << 29
-"""Bytes that a run takes: Python with torch and diffusers, and what a call holds on the host."""
+"""Bytes that a run takes: Python with torch and diffusers, and what a call holds in host memory."""
 
 PRELOAD = ("diffprof.fleet.worker_imports",)
 

@@ -59,7 +59,7 @@ PENDING_LIMIT = 1024
 
 @dataclass(frozen=True)
 class LaunchedWait:
-    """The host waits, so many times. key: what `assembled` finds the sync row by. stream: the one that it
+    """The CPU waits, so many times. key: what `assembled` finds the sync row by. stream: the one that it
     waits for, where it names one; else the wait belongs to the copy before it."""
 
     key: Hashable
@@ -132,7 +132,7 @@ def stretches(call: Call, known: Known | None = None, more: Iterable[int] = ()) 
 
 
 class Assembled:
-    """A call in stretches, for whatever costs it: what the host enqueues is found once for each host and
+    """A call in stretches, for whatever costs it: what the CPU enqueues is found once for each host and
     choice of compiled parts.
 
     rows: key of a wait -> index into Recording.syncs (-2 where there is none).
@@ -162,7 +162,7 @@ def assembled(call: Call, model: CostModel, rows: Mapping[Hashable, int] | None 
     return Assembled(call, rows).timeline(model)
 
 
-# --- what the host enqueues --------------------------------------------------------------------------------
+# --- what the CPU enqueues --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +170,7 @@ class Unit:
     """What is launched as one: an eager operation, or operations that the compiler makes one kernel of.
 
     ops: none for a wait alone. product: of a compiled layer that could be quantized. stream: into which it is
-    launched, or for which the host waits.
+    launched, or for which the CPU waits.
     """
 
     ops: tuple[OpSignature, ...]
@@ -193,7 +193,7 @@ class _Begun(NamedTuple):
 class Enqueued:
     """Units of a stretch in host order, with the module of each, the host time before its first launch, and
     the row of the wait that follows it (-1: none). entries: units that begin a compiled part. last: module
-    in which the host is at the end. distinct: each unit once; which: its place there, of every one."""
+    in which the CPU is at the end. distinct: each unit once; which: its place there, of every one."""
 
     def __init__(self, begun: _Begun, last: str | None) -> None:
         self.units, self.paths, self.entries, self.last = begun.units, begun.paths, begun.entries, last
@@ -207,7 +207,7 @@ class Enqueued:
 
 
 class Queue:
-    """What the host enqueues for stretches of a call.
+    """What the CPU enqueues for stretches of a call.
 
     compiled: parts that run compiled. rows: key of a wait -> index into Recording.syncs.
     """
@@ -219,12 +219,12 @@ class Queue:
         self._known: dict[tuple[Stretch, str | None], Enqueued] = {}
         self._units: dict[tuple[object, ...], Unit] = {}
         self._alone: dict[OpSignature, tuple[Unit, float, float]] = {}
-        """An eager operation, and what the host does beside it: always, and where it is not compiled."""
+        """An eager operation, and what the CPU does beside it: always, and where it is not compiled."""
         self._entered: dict[tuple[str | None, str | None], float] = {}
         self._fusible: dict[OpSignature, bool] = {}
 
     def of(self, stretch: Stretch, above: str | None) -> Enqueued:
-        """above: the module in which the host was before."""
+        """above: the module in which the CPU was before."""
         found = self._known.get((stretch, above))
         if found is None:
             found = self._known[stretch, above] = self._enqueued(stretch, above)
@@ -266,7 +266,7 @@ class Queue:
         modules: Sequence[str | None],
         host: Sequence[float],
     ) -> None:
-        """A wait right after a copy is the copy's; the host is no longer busy with it."""
+        """A wait right after a copy is the copy's; the CPU is no longer busy with it."""
         units, sync = found.units, found.sync
         own = self._alone
         for item, path, spent in zip(items, modules, host, strict=True):
@@ -281,7 +281,7 @@ class Queue:
                 continue
             known = own.get(item)
             if known is None:
-                # A copy that the host does not wait for is one from or to page-locked memory.
+                # A copy that the CPU does not wait for is one from or to page-locked memory.
                 pinned = item.direction in HOST_COPIES
                 stream = item.scalars.get("stream", 0) if pinned else 0
                 more = item.scalars.get("eager_ops", 0) * self.host.op_us
@@ -479,7 +479,7 @@ class Assembly:
             before = unit
 
     def _beside(self, kind: Numbers) -> tuple[Times, NDArray[np.bool_]]:
-        """Host time that each launch tells of itself, and whether the host waits for it."""
+        """Host time that each launch tells of itself, and whether the CPU waits for it."""
         told = np.array([(each.host_us, each.read) for each in self._numbers] + [(0.0, False)])
         return told[kind, 0], told[kind, 1] > 0
 

@@ -68,9 +68,9 @@ def convolution(spec: GpuSpec, conv: Geometry, kind: str, width: int) -> Time:
     floor = max(conv.flops / spec.ceiling(kind) * 1e6, floor_us(spec, conv.moved))
     memory = conv.moved / bytes_per_us(spec, conv.moved, STREAM)
     if conv.groups > 1 and conv.depth == conv.window:
-        lanes = conv.flops / spec.sustained("fp32") * 1e6
-        us = max(memory / DEPTHWISE * STREAM, lanes, floor)
-        return Time(us, floor, Origin.MODELLED, lanes > memory)
+        arithmetic = conv.flops / spec.sustained("fp32") * 1e6
+        us = max(memory / DEPTHWISE * STREAM, arithmetic, floor)
+        return Time(us, floor, Origin.MODELLED, arithmetic > memory)
     if conv.groups == 1 and conv.window == 1:
         product = matmul(spec, 1, conv.positions, conv.channels, conv.depth, kind, width)
         return product._replace(us=max(product.us, floor), floor=floor)

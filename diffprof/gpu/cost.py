@@ -79,8 +79,8 @@ ATTENTION_GRADIENTS = 2.5
 
 
 class Kernel(NamedTuple):
-    """One launch. Times in microseconds. bound: compute, memory or fixed. host_us: what the host computes
-    before it. read: the host waits for it."""
+    """One launch. Times in microseconds. bound: compute, memory or fixed. host_us: what the CPU computes
+    before it. read: the CPU waits for it."""
 
     name: str
     family: str
@@ -359,7 +359,7 @@ class CostModel:
         return kernel._replace(host_us=self.host.op_us)
 
     def _read(self, s: OpSignature, moved: float) -> Kernel:
-        """A copy to pageable memory that the host waits for."""
+        """A copy to pageable memory that the CPU waits for."""
         ideal = moved / self.spec.link_bytes_per_us
         time = Time(PAGEABLE * ideal, ideal, Origin.MODELLED, False)
         name = "Memcpy DtoH (Device -> Pageable)"

@@ -104,7 +104,7 @@ class Lengths:
 
     def __init__(self, model: CostModel) -> None:
         self._assembly = Assembly(model, Queue(model.mode.compiled, model.host, {}))
-        self._rests: dict[int, tuple[EventColumns, _Lanes]] = {}
+        self._rests: dict[int, tuple[EventColumns, _Replay]] = {}
 
     def seconds(self, course: Course, steps: int | None) -> float | None:
         """Of a call of so many steps: each after those that ran takes what a steady one more would. None: as
@@ -113,14 +113,14 @@ class Lengths:
         sketch = _sketch(course, columns)
         ran = len(steps_of(sketch))
         if steps is None or steps == ran:
-            return self._lanes().run(columns).total / 1e6
+            return self._replay().run(columns).total / 1e6
         one, two = (with_steps(sketch, ran + more) for more in (1, 2))
         if one is None or two is None:
             return self._at_mean_step(sketch, columns, steps)
         shared = next(n for n, (a, b) in enumerate(zip(one.kind, two.kind, strict=False)) if a != b)
-        lanes = self._lanes().run(columns[n] for n in one.kind[:shared])
-        longer = lanes.copy().run(columns[n] for n in two.kind[shared:]).total
-        shorter = lanes.run(columns[n] for n in one.kind[shared:]).total
+        replay = self._replay().run(columns[n] for n in one.kind[:shared])
+        longer = replay.copy().run(columns[n] for n in two.kind[shared:]).total
+        shorter = replay.run(columns[n] for n in one.kind[shared:]).total
         return (longer + (steps - ran - 2) * (longer - shorter)) / 1e6
 
     def _at_mean_step(self, sketch: Timeline, columns: Sequence[EventColumns], steps: int) -> float | None:
@@ -130,14 +130,16 @@ class Lengths:
         if not ran:
             return None
         (first, _), (_, last) = ran[0], ran[-1]
-        lanes = self._lanes().run(columns[:first])
-        begun = lanes.now
-        loop = lanes.run(columns[first:last]).total - begun
-        return (lanes.run(columns[last:]).total + (steps - len(ran)) * loop / len(ran)) / 1e6
+        replay = self._replay().run(columns[:first])
+        begun = replay.now
+        loop = replay.run(columns[first:last]).total - begun
+        return (replay.run(columns[last:]).total + (steps - len(ran)) * loop / len(ran)) / 1e6
 
-    def _lanes(self) -> _Lanes:
+    def _replay(self) -> _Replay:
         spec = self._assembly.model.spec
-        return _Lanes(spec.launch_latency_us, spec.sync_latency_us, self._assembly.pending_limit, self._rests)
+        return _Replay(
+            spec.launch_latency_us, spec.sync_latency_us, self._assembly.pending_limit, self._rests
+        )
 
 
 def _sketch(course: Course, parts: Sequence[object]) -> Timeline:
@@ -167,11 +169,11 @@ WORTH_ARRAYS = 64
 """Events from which on arrays are faster than a loop."""
 
 
-class _Lanes:
+class _Replay:
     """A host and the streams of a device, as `diffprof.judge.timeline.replay` runs them."""
 
     def __init__(
-        self, latency: float, settle: float, limit: int, rests: dict[int, tuple[EventColumns, _Lanes]]
+        self, latency: float, settle: float, limit: int, rests: dict[int, tuple[EventColumns, _Replay]]
     ) -> None:
         """rests: known, by the number of the part of which each is the rest; the part is kept with it."""
         self.now = self.latest = 0.0
@@ -184,17 +186,17 @@ class _Lanes:
         """Microseconds until all are done."""
         return max(self.now, self.latest)
 
-    def copy(self) -> _Lanes:
+    def copy(self) -> _Replay:
         """One that goes on from here."""
         other = self._fresh()
         other.now, other.latest = self.now, self.latest
         other._ends = {stream: ends.copy() for stream, ends in self._ends.items()}
         return other
 
-    def _fresh(self) -> _Lanes:
-        return _Lanes(self._latency, self._settle, self._limit, self._rests)
+    def _fresh(self) -> _Replay:
+        return _Replay(self._latency, self._settle, self._limit, self._rests)
 
-    def run(self, parts: Iterable[EventColumns]) -> _Lanes:
+    def run(self, parts: Iterable[EventColumns]) -> _Replay:
         """These come next."""
         for columns in parts:
             self._run(columns)
@@ -220,11 +222,11 @@ class _Lanes:
             known = self._rests[id(columns)] = columns, self._fresh()
             known[1]._one_by_one(rest)
         alone, begun = known[1], self.now
-        self._ends.update((lane, begun + np.array(ends)) for lane, ends in alone._ends.items())
+        self._ends.update((stream, begun + np.array(ends)) for stream, ends in alone._ends.items())
         self.now, self.latest = begun + alone.now, max(self.latest, begun + alone.latest)
 
     def _at_once(self, columns: EventColumns) -> bool:
-        """The same with arrays, where one stream runs, nobody waits, and a full queue that holds the host
+        """The same with arrays, where one stream runs, nobody waits, and a full queue that holds the CPU
         leaves no gap on the device; whether it was done."""
         stream = int(columns.stream[0])
         launches = columns.device > 0.0
@@ -240,7 +242,7 @@ class _Lanes:
         room = self._limit - len(before)
         held = np.zeros(len(ends))
         if len(ends) > room:
-            # The one that has to be over before this is queued holds the host, and with it all that follow.
+            # The one that has to be over before this is queued holds the CPU, and with it all that follow.
             later = np.maximum.accumulate(queued[: len(ends) - room] - at[room:])
             held[room:] = np.maximum(later, 0.0)
         if ((held > 0.0) & (at + held + self._latency > ends - work)).any():

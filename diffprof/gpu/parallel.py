@@ -19,7 +19,7 @@ from .families import base_name, family_of
 from .signatures import OTHER_IDS, OpSignature, TensorMeta
 
 COLLECTIVE_OPS = 5
-"""Eager operations whose host time a collective takes beside its own: `nccl:all_to_all` keeps the host 95 us
+"""Eager operations whose host time a collective takes beside its own: `nccl:all_to_all` keeps the CPU 95 us
 in the median of an A100's trace (training-a100 of facebookresearch/HolisticTraceAnalysis), where `aten::mul`
 takes 14, or 18 with its Python (`hosts/cloud.toml`)."""
 
@@ -33,7 +33,7 @@ CHUNK_OPS = 9
 """The same for `chunk` of what was gathered; 9 to 10."""
 
 ASKED = LaunchedWait(("parallel", "sizes"), 1, 0)
-"""The host reads how large the shares of the others are."""
+"""The CPU reads how large the shares of the others are."""
 
 
 class Split(NamedTuple):
@@ -225,7 +225,7 @@ def _exchanged(own: TensorMeta, split: Split) -> Iterator[OpSignature | Launched
 
 
 def _asked(gpus: int) -> Iterator[OpSignature | LaunchedWait]:
-    """The sizes of all shares, gathered and read on the host (`gather_size_by_comm`)."""
+    """The sizes of all shares, gathered and read on the CPU (`gather_size_by_comm`)."""
     sizes = (_dense([count], torch.int64) for count in (1, gpus))
     yield _op("all_gather", (next(sizes),), (next(sizes),), gpus=gpus, host_ops=COLLECTIVE_OPS)
     yield ASKED

@@ -24,7 +24,7 @@ class Eager:
     """What one linear launches beside its product where nothing is fused: kernels over its weight, over its
     activation, and over its result. From the libraries' own Python.
 
-    small: kernels over a value a row, or less. reads: values that the host reads before the product, one
+    small: kernels over a value a row, or less. reads: values that the CPU reads before the product, one
     after another.
     """
 
@@ -79,7 +79,7 @@ QUANTIZED_ROWS = Eager(
 )
 """torchao INT8: int32 sums scaled by row and cast, scaled by column in float32, the bias, and a cast again.
 Small are 13 kernels that make the scales, and seven of a `repr`: `safe_int_mm` asks whether that says
-FakeTensor, and it prints the corners of the matrix: the host reads 36 values and 12 rows of three."""
+FakeTensor, and it prints the corners of the matrix: the CPU reads 36 values and 12 rows of three."""
 
 QUANTIZED_ROWS_OF_2024 = replace(
     QUANTIZED_ROWS,
@@ -102,7 +102,7 @@ COLUMNS_AND_ROWS = Eager(
 )
 """bitsandbytes INT8 (`MatMul8bitLt.forward`): cast to float16, absolute values, which are outliers, whether
 any is, in which columns, rounded by row; int32 sums scaled, the bias, cast back, and the outliers' product
-added. The host reads whether there are outliers, and in how many columns; 12 small kernels find, pick and
+added. The CPU reads whether there are outliers, and in how many columns; 12 small kernels find, pick and
 widen those."""
 
 QUANTIZED_FLOATS_OF_2024 = Eager(activation=(LARGEST, LARGEST, SCALED, ROUNDED, Pass(WIDE, 1)), small=7)
@@ -144,7 +144,7 @@ class LinearScheme:
     without a compiler the product reads its weight row by row, put in that order first, if it has more than
     FEW_ROWS. tiny: the product is `_weight_int4pack_mm`. unsure: modes in which kernels of a library run that
     no table holds; margin: half width of their range. earlier: the kernels of its own in torchao of 2024;
-    few_rows_on_host: then the host computed what has no more than FEW_ROWS.
+    few_rows_on_host: then the CPU computed what has no more than FEW_ROWS.
     """
 
     key: str

@@ -150,7 +150,7 @@ class TimelineBuilder:
     def blocking(
         self, key: Hashable, times: int = 1, module: str | None = None, stream: int | None = None
     ) -> None:
-        """The host waits; key: what `finish` finds the sync row by; stream: where it waits for one."""
+        """The CPU waits; key: what `finish` finds the sync row by; stream: where it waits for one."""
         self._items.append(LaunchedWait(key, times, stream))
         self._modules.append(module)
         self._lines.append(None)
@@ -281,7 +281,7 @@ class TimelineBuilder:
         return self._cut
 
     def memory(self, weights: int | None = None, host: int | None = None) -> MemoryUse:
-        """Memory over the call. host: bytes of weights that the host keeps."""
+        """Memory over the call. host: bytes of weights in host memory."""
         self._end_step()
         return self.memory_log.use(
             self._items,

@@ -30,11 +30,11 @@ from diffprof.gpu.assembly import (
 from diffprof.gpu.attention_table import attention_rows, fastest, is_attention, kernels_in_order
 from diffprof.gpu.cost import CostModel, Kernel
 from diffprof.gpu.families import base_name, family_of
-from diffprof.gpu.lanes import Lanes
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.products import Product, product_of
 from diffprof.gpu.quantized import SCHEMES
 from diffprof.gpu.signatures import OpSignature
+from diffprof.gpu.variant_times import VariantTimes
 from diffprof.judge.steps import nearly_repeats
 from diffprof.model.recording import Change, Projection
 
@@ -56,7 +56,7 @@ Identity = tuple[str, str, str, int, int]
 
 
 SETTLED = 3
-"""Steps that come once more, after which a further one adds what the last one added: by then the host is as
+"""Steps that come once more, after which a further one adds what the last one added: by then the CPU is as
 far ahead of the device as it stays."""
 
 
@@ -92,7 +92,7 @@ class WhatIf:
         self._fused = _in_their_places(self._own, fused)
         self._parts: dict[frozenset[Change], list[Stretch]] = {frozenset(): self._own}
         self._assemblies: dict[Mode, Assembly] = {self.model.mode: own}
-        self._lanes: dict[Assembly, Lanes] = {}
+        self._times: dict[Assembly, VariantTimes] = {}
         self._models: dict[Mode, CostModel] = {}
         self._int8: dict[tuple[str | None, int, int, str], bool] = {}
 
@@ -113,8 +113,8 @@ class WhatIf:
                 *parts[self.repeats.stop :],
             ]
         columns = assembly.columns(parts)
-        lanes = self._lanes.setdefault(assembly, Lanes(assembly))
-        return lanes.total_us(columns, frozenset(waits), frozenset(reads))
+        times = self._times.setdefault(assembly, VariantTimes(assembly))
+        return times.total_us(columns, frozenset(waits), frozenset(reads))
 
     def with_steps_us(self, *changes: Change, more: int) -> float | None:
         """How long the call takes with the step that `repeats` so often more: what one adds once some were

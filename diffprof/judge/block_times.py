@@ -1,4 +1,4 @@
-"""The blocks of a pipeline that is made of them: how long each ran, and how often the host waited in it."""
+"""The blocks of a pipeline that is made of them: how long each ran, and how often the CPU waited in it."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Times: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.int64]
 
 State: TypeAlias = tuple[float, float, Times]
-"""When the host and the device are done, and the launches that may be in the stream still."""
+"""When the CPU and the device are done, and the launches that may be in the stream still."""
 
 UNLIMITED = 1 << 16
 """Launches that a stream holds, from which it is never full."""
@@ -36,8 +36,8 @@ NOTHING: Times = np.empty(0)
 class Block(NamedTuple):
     """Launches between two waits, no more of them than a stream holds.
 
-    host: time of the host since the block's begin until each is issued; device: device time until each has
-    run; before: until the one before it has. rest: host time after the last one. waits: whether the host
+    host: time of the CPU since the block's begin until each is issued; device: device time until each has
+    run; before: until the one before it has. rest: host time after the last one. waits: whether the CPU
     waits at the end. first, last: its events; places: those that launch.
     """
 
@@ -61,8 +61,8 @@ class HostAndDevice:
         self._limit = limit
 
     def run(self, blocks: Iterable[Block]) -> float:
-        """Microseconds from the first launch until both lanes are done: the last times of `steps`. Blocks
-        that come again, and find host and device as they did before, take as long again."""
+        """Microseconds from the first launch until CPU and device are done: the last times of `steps`.
+        Blocks that come again, and find host and device as they did before, take as long again."""
         todo = list(blocks)
         now = free = 0.0
         ends = NOTHING
@@ -143,8 +143,8 @@ class HostAndDevice:
         return issued, done, now, free, ends
 
     def times(self, columns: Columns) -> tuple[Times, ...]:
-        """When the host begins and ends each event, and the device what it launches (-1: nothing), and when
-        the host begins to wait (-1: not at all)."""
+        """When the CPU begins and ends each event, and the device what it launches (-1: nothing), and when
+        the CPU begins to wait (-1: not at all)."""
         count = len(columns.host)
         host_start, host_end = np.empty(count), np.empty(count)
         device_start, device_end, wait_start = (np.full(count, -1.0) for _ in range(3))
@@ -165,7 +165,7 @@ class HostAndDevice:
 
 
 class Columns(NamedTuple):
-    """Of a timeline: kind of each event, time of the host and the device in microseconds, rows of waits."""
+    """Of a timeline: kind of each event, time of the CPU and the device in microseconds, rows of waits."""
 
     kind: Rows
     host: Times
@@ -189,7 +189,7 @@ class Columns(NamedTuple):
         return frozenset(np.unique(self.sync[within.start : within.stop]).tolist()) - {-1}
 
     def work_us(self, events: list[int]) -> float:
-        """Time of the host or of the device in these events, whichever is more."""
+        """Time of the CPU or of the device in these events, whichever is more."""
         return float(max(self.host[events].sum(), self.device[events].sum()))
 
     def device_us(self, kinds: Iterable[int]) -> tuple[float, int]:
@@ -199,7 +199,7 @@ class Columns(NamedTuple):
 
     def without(self, without: Without, launch_us: float, module_us: float) -> tuple[Times, Times, Rows]:
         """Host, device and waits with this left out, as `diffprof.judge.timeline` says. launch_us: the most
-        that the host saves with one launch; module_us: with one module's call."""
+        that the CPU saves with one launch; module_us: with one module's call."""
         host, device, sync = self.host, self.device, self.sync
         if without.kind_us:
             becomes = self._by_kind(without.kind_us, np.nan)
@@ -221,7 +221,7 @@ class Columns(NamedTuple):
         return host, device, sync
 
     def _by_kind(self, values: Mapping[int, float], default: float) -> Times:
-        table = np.full(int(self.kind.max()) + 2, default)  # the last is that of -1: of the host alone
+        table = np.full(int(self.kind.max()) + 2, default)  # the last is that of -1: of the CPU alone
         for kind, value in values.items():
             if kind < len(table) - 1:
                 table[kind] = value
@@ -263,7 +263,7 @@ def cut_at_steps(
 
 
 def cut(host: Times, device: Times, sync: Rows, limit: int) -> list[Block]:
-    """Columns of a timeline in blocks. sync: -1 where the host does not wait."""
+    """Columns of a timeline in blocks. sync: -1 where the CPU does not wait."""
     waiting = sync != -1
     launches = np.flatnonzero(device > 0.0)
     blocks = []

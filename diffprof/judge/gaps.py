@@ -12,9 +12,9 @@ from diffprof.model.recording import GapRow, Timeline
 def find_gaps(timeline: Timeline, run: Replay, *, at_least_us: float = 1.0) -> tuple[GapRow, ...]:
     """Stretches in which the device had nothing to do, each with its cause.
 
-    sync: the host had waited for the device since the last launch. copy: the next work is a transfer from
+    sync: the CPU had waited for the device since the last launch. copy: the next work is a transfer from
     or to the host. python: an event without an operation took most of the host's time. launch: the host
-    was issuing operations, each too short to keep the device fed. tail: the host went on after the last
+    was issuing operations, each too short to keep the device fed. tail: the CPU went on after the last
     kernel.
     """
     import numpy as np

@@ -16,7 +16,7 @@ IN_LOOP = "in-loop"
 
 @dataclass(frozen=True)
 class Gate:
-    """codes: rules whose findings fail; in_loop: everything that makes the host wait in the denoising loop
+    """codes: rules whose findings fail; in_loop: everything that makes the CPU wait in the denoising loop
     fails."""
 
     codes: frozenset[str] = frozenset()
@@ -61,7 +61,7 @@ class Gate:
 
 
 def _wait_rules() -> frozenset[str]:
-    """The rules on waits of the host. Only they are meant by `in-loop`: nearly every finding on kernels is in
+    """The rules on waits of the CPU. Only they are meant by `in-loop`: nearly every finding on kernels is in
     the loop, where the time goes, and does not block it."""
     return frozenset(rule.code for rule in all_rules() if rule.analyzer == "syncs")
 

@@ -230,7 +230,7 @@ def _costed_change(fix: str, recording: Recording) -> Change | None:
 def without_all(findings: Sequence[Finding], recording: Recording) -> Without:
     """What to leave out of the timeline when all of these are resolved.
 
-    A kind of kernel that several of them make faster gets faster by the product of their ratios, on the host
+    A kind of kernel that several of them make faster gets faster by the product of their ratios, on the CPU
     as on the device.
     """
     waits: set[int] = set()
@@ -396,15 +396,15 @@ def _without_conflicts(steps: Sequence[PlanStep], known: Mapping[str, Recipe]) -
             if other in present:
                 against[key][other] = why
                 against[other].setdefault(key, why)
-    standing: set[str] = set()
+    together: set[str] = set()
     dropped: dict[str, str] = {}
     """Fix -> the one that it gives way to."""
     for step in sorted(steps, key=lambda s: (-(s.saves_ms or 0.0), s.stage)):
         if not step.selected:
             continue
-        clash = next((other for other in against[step.fix] if other in standing), None)
+        clash = next((other for other in against[step.fix] if other in together), None)
         if clash is None:
-            standing.add(step.fix)
+            together.add(step.fix)
         else:
             dropped[step.fix] = clash
     return [

@@ -112,9 +112,9 @@ def removal(evidence: Evidence, recording: Recording) -> Without:
 def left_out(evidence: Evidence, timeline: Timeline, syncs: Sequence[SyncRow]) -> Without:
     """What to leave out of a timeline when a finding is gone.
 
-    A read that only serves the host's curiosity, and a copy of weights that offloading makes, go whole in
-    a simulated timeline, where the host's time of an event is its own; in a measured one that time holds
-    all that the host did since the last launch, so only the wait goes. Another copy stays and no longer
+    A read that only serves the CPU's curiosity, and a copy of weights that offloading makes, are removed
+    whole in a simulated timeline, where the CPU's time of an event is its own; in a measured one that time
+    holds all that the CPU did since the last launch, so only the wait is. Another copy stays and no longer
     waits. Kinds take the times that the finding names in `becomes_us`, or vanish.
     """
     present = waits_in(timeline) if evidence.syncs else ()
@@ -154,7 +154,7 @@ def is_removed(row: SyncRow) -> bool:
 
 
 def blocked_us(recording: Recording, run: Replay, rows: Iterable[int]) -> float:
-    """How long the host stood in these waits: what a clock saw, else what the replay says."""
+    """How long the CPU stood in these waits: what a clock saw, else what the replay says."""
     known = recording.syncs or ()
     return sum(
         run.blocked_us.get(row, 0.0) if (seen := _measured_us(known, row)) is None else seen for row in rows

@@ -196,7 +196,7 @@ class _Ladder:
         self.now = now
         self.taken: list[PlanStep] = []
         self.after = now
-        self.withheld = 0.0
+        self.unclaimed = 0.0
         """Milliseconds that the timeline gives steps beyond what their findings claim."""
 
     def drop(self, fixes: set[str]) -> None:
@@ -205,7 +205,7 @@ class _Ladder:
     def climb(self, steps: Sequence[PlanStep], wanted: Sequence[int]) -> list[Action]:
         """What each adds to those before it, by what they save alone; what saves more once another is made,
         as a wait does that compiling leaves without work to hide behind, moves up behind that one."""
-        start = (list(self.taken), self.after, self.withheld)
+        start = (list(self.taken), self.after, self.unclaimed)
         made = [n for step in steps if step.safety is not Safety.ADVICE for n in step.findings]
         fixed = {wait for n in made for wait in self.report.findings[n].evidence.syncs}
 
@@ -216,7 +216,7 @@ class _Ladder:
         found = list(self._climb(order, wanted))
         again = _by_what_they_add(found, lambda step: _waits_in_loop_of(self.report, step.findings))
         if again != [step for step, _ in found]:
-            self.taken, self.after, self.withheld = start
+            self.taken, self.after, self.unclaimed = start
             found = list(self._climb(again, wanted))
         return [action for _, action in found]
 
@@ -255,8 +255,8 @@ class _Ladder:
         own = [self.report.findings[n] for n in step.findings]
         idle = step.safety is Safety.ADVICE and _claims_idle_time(own)
         if after is not None and before is not None and idle:
-            self.withheld += max(0.0, before - claimed - after - self.withheld)
-        self.after = None if after is None else after + self.withheld
+            self.unclaimed += max(0.0, before - claimed - after - self.unclaimed)
+        self.after = None if after is None else after + self.unclaimed
 
     def _action(self, step: PlanStep, findings: Sequence[int], before: float | None) -> Action:
         own = sorted(findings, key=lambda n: -(self.report.findings[n].saves_ms or 0.0))

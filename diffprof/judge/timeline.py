@@ -1,11 +1,11 @@
 """Run a recorded timeline again, whole or with parts left out: what would removing this save?
 
-Two lanes. The host goes through the events in order; each costs it `host_us`, and may launch device work.
-The device executes the launches of one stream in order: a kernel starts when the stream is free and the
-launch has arrived (`launch_latency_us` after the call), whichever is later, and as late after it as was
-recorded. A stream holds at most
-`pending_limit` unfinished launches; the host waits before it adds one more. An event that blocks makes
-the host wait until its stream has drained, plus `sync_latency_us`, or what the event took beyond it.
+The CPU goes through the events in order; each costs it `host_us`, and may launch device work. The device
+executes the launches of one stream in order: a kernel starts when the stream is free and the launch has
+arrived (`launch_latency_us` after the call), whichever is later, and as late after it as was recorded. A
+stream holds at most `pending_limit` unfinished launches; the CPU waits before it adds one more. An event
+that blocks makes the CPU wait until its stream has drained, plus `sync_latency_us`, or what the event took
+beyond it.
 
 Every time is a maximum or a sum of earlier ones, so leaving out an event, a wait or a microsecond never
 makes anything later.
@@ -37,8 +37,8 @@ class Without(msgspec.Struct, frozen=True):
     """What to leave out of a replay.
 
     waits: sync rows whose wait is dropped; the operation itself stays.
-    events: events dropped: the host's time for the launch, device work and wait.
-    whole: those whose modules are not called either: all of the host's time of events that are dropped, and
+    events: events dropped: the CPU's time for the launch, device work and wait.
+    whole: those whose modules are not called either: all of the CPU's time of events that are dropped, and
     one module's call of others, such as those inside a wrapper that goes.
     kind_us: kind -> device time of each of its calls instead of the recorded one; 0 drops the launch too.
     kind_host: kind -> share of the host time of its calls that is left, 0..1.
@@ -61,7 +61,7 @@ class Replay(msgspec.Struct, frozen=True):
     """One run of a timeline. Times in microseconds from the call's start."""
 
     total_us: float
-    """When both lanes are done."""
+    """When CPU and device are done."""
     host_end_us: float
     device_busy_us: float
     """Time in which at least one stream worked."""
@@ -75,7 +75,7 @@ class Replay(msgspec.Struct, frozen=True):
     """Start on the device; -1.0 for events that launch nothing."""
     device_end: tuple[float, ...] = ()
     wait_start: tuple[float, ...] = ()
-    """When the host began to wait; -1.0 for events that don't block."""
+    """When the CPU began to wait; -1.0 for events that don't block."""
 
 
 def replay(timeline: Timeline, without: Without = NOTHING) -> Replay:
@@ -104,7 +104,7 @@ def _is_plain(timeline: Timeline) -> bool:
 
 def _in_blocks(known: _Known) -> Replay:
     columns = known.columns()
-    host_start, host_end, device_start, device_end, wait_start = known.lanes().times(columns)
+    host_start, host_end, device_start, device_end, wait_start = known.host_and_device().times(columns)
     waits = {
         row: float((host_end[events] - wait_start[events]).sum()) for row, events in known.waiting.items()
     }
@@ -155,7 +155,7 @@ class _Known:
             self._columns = columns(self.timeline)
         return self._columns
 
-    def lanes(self) -> HostAndDevice:
+    def host_and_device(self) -> HostAndDevice:
         from diffprof.judge.blocks import HostAndDevice
 
         timeline = self.timeline
@@ -193,11 +193,11 @@ def _replay(timeline: Timeline, without: Without) -> Replay:
     device_end: list[float] = []
     wait_start: list[float] = []
     waiting = zip(stream, sync, _settles(timeline), _lates(timeline), strict=True)
-    for spent, work, (lane, row, settle, late) in zip(host, device, waiting, strict=True):
+    for spent, work, (own, row, settle, late) in zip(host, device, waiting, strict=True):
         host_start.append(now)
         now += spent
         if work > 0.0:
-            done = ends.setdefault(lane, [])
+            done = ends.setdefault(own, [])
             if len(done) >= limit and done[-limit] > now:
                 throttled += done[-limit] - now
                 now = done[-limit]
@@ -214,7 +214,7 @@ def _replay(timeline: Timeline, without: Without) -> Replay:
             device_end.append(-1.0)
         if row != NOT_BLOCKING:
             wait_start.append(now)
-            free = latest if lane == ALL_STREAMS else ends[lane][-1] if ends.get(lane) else 0.0
+            free = latest if own == ALL_STREAMS else ends[own][-1] if ends.get(own) else 0.0
             end = (free if free > now else now) + settle
             blocked[row] = blocked.get(row, 0.0) + end - now
             now = end
@@ -263,7 +263,7 @@ def length_us(timeline: Timeline) -> float:
 
     known = _known(timeline)
     own = known.columns()
-    return known.lanes().run(
+    return known.host_and_device().run(
         cut_at_steps(own.host, own.device, own.sync, timeline.pending_limit, known.steps)
     )
 
@@ -304,7 +304,7 @@ def _total_us(timeline: Timeline, without: Without) -> float:
 
     known = _known(timeline)
     left = known.columns().without(without, launch_us(timeline), timeline.module_us)
-    found = known.lanes().run(cut_at_steps(*left, timeline.pending_limit, known.steps))
+    found = known.host_and_device().run(cut_at_steps(*left, timeline.pending_limit, known.steps))
     whole = replay(timeline).total_us
     return whole if math.isclose(found, whole, rel_tol=EXACT) else found
 
@@ -388,7 +388,7 @@ def _length_with_steps_us(timeline: Timeline, count: int) -> float | None:
         np.concatenate((column[:last], np.tile(column[first:last], missing), column[last:]))
         for column in (own.host, own.device, own.sync)
     )
-    return known.lanes().run(cut(host, device, sync, timeline.pending_limit))
+    return known.host_and_device().run(cut(host, device, sync, timeline.pending_limit))
 
 
 def _columns(
@@ -400,7 +400,7 @@ def _columns(
     if without.kind_us:
         kinds = without.kind_us
         new_us = [kinds.get(k, work) for k, work in zip(timeline.kind, device, strict=True)]
-        # A launch that disappears takes the host's time for it along.
+        # A launch that disappears takes the CPU's time for it along.
         own = launch_us(timeline)
         host = [
             max(0.0, spent - own) if new == 0.0 < old else spent
@@ -427,7 +427,7 @@ def _columns(
 
 
 def launch_us(timeline: Timeline) -> float:
-    """The most that the host saves with one launch. In a simulated timeline an event's host time is its own
+    """The most that the CPU saves with one launch. In a simulated timeline an event's host time is its own
     and that of the modules that are called before it, which stay; in a measured one it holds all since the
     last launch, so no more than the usual one is taken off."""
     if timeline.grade is Grade.SIMULATED:

@@ -29,7 +29,7 @@ class _Call:
 @dataclass
 class CallClock:
     """Notes when the calls of a pipeline and their phases begin and end, without waiting for a device: on a
-    GPU by events on its stream, on the CPU, which works in step with the host, by its clock."""
+    GPU by events on its stream, on the CPU, which works in step with Python, by its clock."""
 
     pipe: Pipeline
     device: Device

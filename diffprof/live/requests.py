@@ -96,7 +96,7 @@ class StageClock:
 
 
 def between(one: Mark, other: Mark) -> float:
-    """Seconds: by the GPU's events, which it must have reached, where both have one; else by the host."""
+    """Seconds: by the GPU's events, which it must have reached, where both have one; else by the CPU."""
     if one[1] is not None and other[1] is not None:
         return float(one[1].elapsed_time(other[1])) / 1e3
     return other[0] - one[0]

@@ -79,7 +79,7 @@ class FitRow(msgspec.Struct, frozen=True, kw_only=True):
     """One recipe and its price, simulated.
 
     recipe: what is done, in order, in a few words each. seconds: of one call once everything is warm.
-    gpu_gib: at most in use; host_gib: of weights on the host. fits: with `ROOM` of the memory to spare.
+    gpu_gib: at most in use; host_gib: of weights in host memory. fits: with `ROOM` of the memory to spare.
     phase: in which most is in use. frontier: no other that fits is better in every respect. code: of a module
     with `optimize(pipe)`. check: None where it was not asked for.
     """
@@ -164,7 +164,7 @@ class Fitted(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def lightest(self) -> FitRow:
-        """Of the recipes that the GPU has room for, the one that keeps least on the host."""
+        """Of the recipes that the GPU has room for, the one that keeps least in host memory."""
         rows = [row for row in self.rows if row.gpu_gib <= self.usable_gib]
         return min(rows, key=lambda row: row.host_gib)
 

@@ -41,7 +41,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """Of the device."""
     fits: bool | None = None
     waits: int | None = None
-    """Times that the host waits for the device, in the call and in its denoising loop."""
+    """Times that the CPU waits for the device, in the call and in its denoising loop."""
     waits_in_loop: int | None = None
     bound: str | None = None
     origin: dict[str, float] = {}

@@ -570,7 +570,7 @@ class _Pricing:
         self._known: dict[FitRecipe, tuple[float | None, float, int, str]] = {}
 
     def of(self, recipe: FitRecipe) -> tuple[float | None, float, int, str]:
-        """(seconds, GiB on the device, bytes on the host, phase of the peak)."""
+        """(seconds, GiB on the device, bytes in host memory, phase of the peak)."""
         if recipe not in self._known:
             self._known[recipe] = self._priced(recipe)
         return self._known[recipe]

@@ -128,7 +128,7 @@ def _target(trace: Trace, sections: Sections) -> TargetInfo:
 
 def _accelerator(trace: Trace) -> str | None:
     """What kind of device worked, by the categories of its calls and work: cuda, hip, xpu, mtia, ...; what
-    nobody named yet goes by its own word. None: nothing but the host is in the trace."""
+    nobody named yet goes by its own word. None: nothing but the CPU is in the trace."""
     found = Counter(
         {name: count for category, count in trace.categories.items() if (name := accelerator_of(category))}
     )

@@ -48,7 +48,7 @@ from diffprof.targets.repeated_steps import repeating
 from diffprof.targets.undo import restored
 
 HOST_SHARE = 0.9
-"""A call whose device is busy for less than this share of it is bound by the host."""
+"""A call whose device is busy for less than this share of it is bound by the CPU."""
 
 
 UNFUSED = "unfused"
@@ -537,7 +537,7 @@ def an_image(
 
 
 def _bound(timeline: Timeline, busy: float) -> str:
-    """What most of the call's time goes to: the host where the device often idles, else what bounds the
+    """What most of the call's time goes to: the CPU where the device often idles, else what bounds the
     kernels that take most of the device's time, the link to the host or to other GPUs among it."""
     if busy < HOST_SHARE:
         return "host"

@@ -116,7 +116,7 @@ class FitRecipe(NamedTuple):
     def comes(self, part: ModelWeights) -> bool:
         """Whether each layer of a model has its weights when it is called. A layer that the one before did
         not prefetch, as at its second call, or after a module's first call of two, is brought where its
-        weight says that it is on the host; torchao's says the device of its first call
+        weight says that it is on the CPU; torchao's says the device of its first call
         (`GroupOffloadingHook.pre_forward`)."""
         leaves = self.placement.places((part,)).get(part.name) is WeightsPlace.LEAF
         return part.evenly or not leaves or not self.quantizes(part)

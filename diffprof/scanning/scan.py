@@ -153,7 +153,7 @@ def scheduler_table(
     options: Options | None = None,
     progress: Progress | None = None,
 ) -> tuple[SchedulerRow, ...]:
-    """One call of a target with each of diffusers' schedulers: what blocks the host in each.
+    """One call of a target with each of diffusers' schedulers: what blocks the CPU in each.
 
     The pipeline is built once. A scheduler that can't be made from the target's configuration, or whose call
     fails, gets a row that says why.

@@ -25,7 +25,7 @@ from diffprof.analyzers.syncs.probe import Key, Noted, SyncObserver
 from diffprof.devices import Device
 from diffprof.devices.borrow import lent
 from diffprof.devices.branches import as_unseen, branches_noted, device_type_branches
-from diffprof.devices.simulated import Blocking, BlockingKind, withheld
+from diffprof.devices.simulated import Blocking, BlockingKind, values_unknown
 from diffprof.devices.simulated.graphs import captured
 from diffprof.gpu.memory_log import StorageNumbers
 from diffprof.gpu.mode import current_mode
@@ -143,7 +143,7 @@ class Session:
         self.unseen.extend(_unseen_parts(call.pipe, self.device))
         self.unseen.extend(call.unseen)
         self.unseen.extend(Unseen(what="the pipeline's place", why=note, kind="note") for note in call.notes)
-        with lent(call.pipe, self.device) if self.lends else nullcontext(), self._values_withheld():
+        with lent(call.pipe, self.device) if self.lends else nullcontext(), self._values_unknown():
             self._prepare(self._chosen)
             with eager_compiled_parts(), branches_noted() as asked:
                 if any(each.watched for each in self._chosen):
@@ -164,19 +164,19 @@ class Session:
         self.analyzers = tuple(in_order((*self.analyzers, *names)))
         self.settings.update(settings)
         self._lap("between")
-        with self._values_withheld():
+        with self._values_unknown():
             self._prepare(further)
             self._probe(further)
         return self.recording()
 
-    def _values_withheld(self) -> AbstractContextManager[None]:
+    def _values_unknown(self) -> AbstractContextManager[None]:
         """Of a pipeline that is offloaded: on a simulated device its weights take no memory anywhere."""
         assert self.call is not None
         if self.device.gpu is None or not offloaded(self.call.pipe):
             return nullcontext()
         self.call.weights = "none"
         parts = components(self.call.pipe).values()
-        return withheld([part for part in parts if isinstance(part, torch.nn.Module)])
+        return values_unknown([part for part in parts if isinstance(part, torch.nn.Module)])
 
     def _prepare(self, analyzers: Iterable[Analyzer]) -> None:
         self.prepared.update({each.name: each.run(each.before, self) for each in analyzers if each.before})
@@ -335,7 +335,7 @@ class SyncsInOrder(SyncObserver):
 
 
 class _Stretch(NamedTuple):
-    """A part of a call that may come again: what it launches, where the host waits in it, and how many
+    """A part of a call that may come again: what it launches, where the CPU waits in it, and how many
     blocks that allow waits were open around it."""
 
     work: Again

@@ -38,12 +38,12 @@ class ExitGuard:
         self._owner = os.getpid()
         self._real = {name: getattr(os, name) for name in REPLACING}
 
-    def stand(self) -> None:
+    def install(self) -> None:
         """Take the place of the functions."""
         for name in REPLACING:
             setattr(os, name, self._instead(name))
 
-    def step_aside(self) -> None:
+    def uninstall(self) -> None:
         """Give the functions back."""
         for name, function in self._real.items():
             setattr(os, name, function)
@@ -68,31 +68,31 @@ class ExitGuard:
         return end
 
 
-_STANDING: list[ExitGuard] = []
+_ACTIVE: list[ExitGuard] = []
 
 
 def guard() -> ExitGuard | None:
     """The one that stands now."""
-    return _STANDING[-1] if _STANDING else None
+    return _ACTIVE[-1] if _ACTIVE else None
 
 
 def keep_exits_back() -> ExitGuard:
     """Put a guard up for the rest of the process."""
-    standing = ExitGuard()
-    standing.stand()
-    _STANDING.append(standing)
-    return standing
+    active = ExitGuard()
+    active.install()
+    _ACTIVE.append(active)
+    return active
 
 
 @contextmanager
 def exits_held_back() -> Iterator[None]:
     """Inside, what would end the process raises ProcessExit; where a guard stands already, by that one."""
-    if _STANDING:
+    if _ACTIVE:
         yield
         return
-    standing = keep_exits_back()
+    active = keep_exits_back()
     try:
         yield
     finally:
-        standing.step_aside()
-        _STANDING.remove(standing)
+        active.uninstall()
+        _ACTIVE.remove(active)

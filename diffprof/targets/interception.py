@@ -168,7 +168,7 @@ class Interception:
         os.close(self._to_parent)
 
 
-_STANDING: list[Interception] = []
+_ACTIVE: list[Interception] = []
 
 
 @functools.cache
@@ -176,7 +176,7 @@ def _add_hook() -> None:
     """Once: it can't be taken away."""
 
     def forked() -> None:
-        for each in reversed(_STANDING):
+        for each in reversed(_ACTIVE):
             each.forked()
 
     if hasattr(os, "register_at_fork"):
@@ -202,12 +202,12 @@ def intercepted(take: Take) -> Iterator[Interception]:
         for cls in _family(root):
             interception.cover(cls)
     _add_hook()
-    _STANDING.append(interception)
+    _ACTIVE.append(interception)
     try:
         with replaced(threading.Thread, "start", begin):
             yield interception
     finally:
-        _STANDING.remove(interception)
+        _ACTIVE.remove(interception)
         interception.close()
         for root, hook in zip(bases, hooks, strict=True):
             if hook is None:

@@ -18,8 +18,8 @@ from diffprof.devices import branches
 from diffprof.devices.simulated import runtime
 from diffprof.devices.simulated.cuda_api import TENSOR_TYPES, stand_ins, tensor_type
 from diffprof.devices.simulated.host_placeholders import (
-    invented,
     is_weight_stand_in,
+    placeholder,
     stands_for_unknown,
     weight_stand_in,
 )
@@ -181,7 +181,7 @@ class CudaNames(TorchFunctionMode):
     def _converted(
         self, func: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> object:
-        """A weight that was left out, in another dtype or on the host: zeros again that stand for it."""
+        """A weight that was left out, in another dtype or on the CPU: zeros again that stand for it."""
         weight = args[0]
         like = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="meta")
         copied = False
@@ -195,7 +195,9 @@ class CudaNames(TorchFunctionMode):
         else:
             made = like if func is torch.Tensor.cpu else func(like, *args[1:], **kwargs)
         same = made.dtype == weight.dtype and made.stride() == weight.stride()
-        return weight if same and not copied else (weight_stand_in if _is_weight(weight) else invented)(made)
+        return (
+            weight if same and not copied else (weight_stand_in if _is_weight(weight) else placeholder)(made)
+        )
 
     def _elsewhere(self, value: object) -> bool:
         if isinstance(value, torch.Tensor):
@@ -205,13 +207,13 @@ class CudaNames(TorchFunctionMode):
 
 
 def _is_weight(value: torch.Tensor) -> bool:
-    """A weight that was never made, on the host."""
+    """A weight that was never made, on the CPU."""
     plain = type(value) in (torch.Tensor, torch.nn.Parameter)
     return plain and value.device.type == "cpu" and is_weight_stand_in(value)
 
 
 def _left_out(value: torch.Tensor) -> bool:
-    """A weight of a model that was built without values, on the host."""
+    """A weight of a model that was built without values, on the CPU."""
     return type(value) in (torch.Tensor, torch.nn.Parameter) and (
         value.device.type == "cpu" and value.numel() > 1 and stands_for_unknown(value)
     )
@@ -243,8 +245,8 @@ def _patches() -> Iterator[Patch]:
 
 def _patch_torch(patch: Patch, names: Names) -> None:
     patch(torch, "Generator", _generator_type(torch.Generator, names))
-    patch(torch, "Stream", _standing_in(torch.Stream, runtime.Stream, names))
-    patch(torch, "Event", _standing_in(torch.Event, runtime.SimulatedEvent, names))
+    patch(torch, "Stream", _replacement(torch.Stream, runtime.Stream, names))
+    patch(torch, "Event", _replacement(torch.Event, runtime.SimulatedEvent, names))
     patch(torch, "set_default_tensor_type", _default_type(torch.set_default_tensor_type, names))
     if names.meant.type == "cpu":
         patch(torch.Tensor, "record_stream", lambda self, s: None)
@@ -339,7 +341,7 @@ def _patch_cuda(patch: Patch, names: Names) -> None:
         patch(torch.cuda, name, tensor_type(name, dtype, lambda: names.meant))
 
 
-def _standing_in(original: Any, own: Any, names: Names) -> object:
+def _replacement(original: Any, own: Any, names: Names) -> object:
     """A stand-in for a class of torch's that takes a device: for CUDA it makes `own`."""
 
     class Type(type):

@@ -64,14 +64,14 @@ class RunningOn:
     @contextmanager
     def held_back(self) -> Iterator[None]:
         """What is written inside is lost; what is done outside while `watching` raises DeedRefused."""
-        global _STANDING
+        global _ACTIVE
         _add_hook()
         with writing_nothing():
-            before, _STANDING = _STANDING, self
+            before, _ACTIVE = _ACTIVE, self
             try:
                 yield
             finally:
-                _STANDING = before
+                _ACTIVE = before
 
     def meet(self, event: str, args: tuple[object, ...]) -> None:
         """An event of the audit hooks."""
@@ -87,7 +87,7 @@ class RunningOn:
         raise DeedRefused(f"{deed}: a script that was scanned does nothing outside after its call")
 
 
-_STANDING: RunningOn | None = None
+_ACTIVE: RunningOn | None = None
 
 
 @functools.cache
@@ -95,8 +95,8 @@ def _add_hook() -> None:
     """Once: a hook can't be taken away."""
 
     def hook(event: str, args: tuple[object, ...]) -> None:
-        if _STANDING is not None:
-            _STANDING.meet(event, args)
+        if _ACTIVE is not None:
+            _ACTIVE.meet(event, args)
 
     sys.addaudithook(hook)
 
@@ -166,7 +166,7 @@ def writing_nothing() -> Iterator[None]:
         patches.enter_context(replaced(torch, "save", save_))
         patches.enter_context(replaced(tensors, "serialize_file", serialize_))
         for module, name in _native_writers():
-            patches.enter_context(replaced(module, name, _Nothing()))
+            patches.enter_context(replaced(module, name, _NullWriter()))
         yield
 
 
@@ -178,16 +178,16 @@ def _native_writers() -> Iterator[tuple[object, str]]:
             yield from ((module, name) for name in names if hasattr(module, name))
 
 
-class _Nothing:
+class _NullWriter:
     """Stands for a writer: takes every call."""
 
-    def __call__(self, *_: object, **__: object) -> _Nothing:
+    def __call__(self, *_: object, **__: object) -> _NullWriter:
         return self
 
-    def __getattr__(self, name: str) -> _Nothing:
+    def __getattr__(self, name: str) -> _NullWriter:
         return self
 
-    def __enter__(self) -> _Nothing:
+    def __enter__(self) -> _NullWriter:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""Colours of kernel families and of what a lane does, the same in every picture.
+"""Colours of kernel families and of what a track does, the same in every picture.
 
 Apart from each other for people who tell red from green badly (after Okabe and Ito,
 https://jfly.uni-koeln.de/color/), and readable on white and on black.
@@ -6,7 +6,7 @@ https://jfly.uni-koeln.de/color/), and readable on white and on black.
 
 from __future__ import annotations
 
-from diffprof.views.lanes import FULL, IDLE, WAITS, WORKS
+from diffprof.views.timeline_bands import FULL, IDLE, WAITS, WORKS
 
 COLOURS = {
     WORKS: "#8fa3bf",

@@ -23,7 +23,7 @@ from textual.widgets import DataTable, Footer, Static, Tabs
 
 from diffprof.views.tui.key_bar import KeyBar
 from diffprof.views.tui.tab_strip import TabStrip
-from diffprof.views.tui.table import Sheet, SheetColumn
+from diffprof.views.tui.table import TableColumn, TableView
 
 ROUNDS = 5
 ROWS = 5_000
@@ -67,19 +67,19 @@ class Bench(App[None]):
             yield make()
 
 
-def sheet() -> Sheet[Row]:
-    def column(n: int, name: str) -> SheetColumn[Row]:
-        return SheetColumn(name, lambda row: row[n], 20, value=lambda row: row[n])
+def view() -> TableView[Row]:
+    def column(n: int, name: str) -> TableColumn[Row]:
+        return TableColumn(name, lambda row: row[n], 20, value=lambda row: row[n])
 
-    return Sheet([column(n, name) for n, name in enumerate(names)])
+    return TableView([column(n, name) for n, name in enumerate(names)])
 
 
 def data_table() -> DataTable[str]:
     return DataTable(cursor_type="row")
 
 
-async def fill_sheet(app: App[None], _: int) -> None:
-    app.query_one(Sheet).set_rows(list(rows))
+async def fill_view(app: App[None], _: int) -> None:
+    app.query_one(TableView).set_rows(list(rows))
 
 
 async def fill_table(app: App[None], _: int) -> None:
@@ -90,8 +90,8 @@ async def fill_table(app: App[None], _: int) -> None:
     table.add_rows(rows)
 
 
-async def filter_sheet(app: App[None], turn: int) -> None:
-    app.query_one(Sheet).set_rows(rows[turn % 2 :: 2])
+async def filter_view(app: App[None], turn: int) -> None:
+    app.query_one(TableView).set_rows(rows[turn % 2 :: 2])
 
 
 async def filter_table(app: App[None], turn: int) -> None:
@@ -100,8 +100,8 @@ async def filter_table(app: App[None], turn: int) -> None:
     table.add_rows(rows[turn % 2 :: 2])
 
 
-async def sort_sheet(app: App[None], turn: int) -> None:
-    table = app.query_one(Sheet)
+async def sort_view(app: App[None], turn: int) -> None:
+    table = app.query_one(TableView)
     table.sort_by(table.columns[turn % 4])
 
 
@@ -138,8 +138,8 @@ async def best_ms(app: App[None], *steps: Step) -> list[float]:
 async def main() -> None:
     parts = (lambda: Part("one"), lambda: OtherPart("two"))
     pairs = (
-        (("fill", "sort", "filter"), (sheet,), (data_table,), (fill_sheet, sort_sheet, filter_sheet),
-         (fill_table, sort_table, filter_table), "Sheet", "DataTable"),
+        (("fill", "sort", "filter"), (view,), (data_table,), (fill_view, sort_view, filter_view),
+         (fill_table, sort_table, filter_table), "TableView", "DataTable"),
         (("focus",), (*parts, KeyBar), (*parts, Footer), (focus,), (focus,), "KeyBar", "Footer"),
         (("tab",), (lambda: TabStrip(TITLES),), (lambda: Tabs(*TITLES),), (own_tab,), (their_tab,),
          "TabStrip", "Tabs"),

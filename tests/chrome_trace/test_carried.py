@@ -25,7 +25,7 @@ from diffprof.targets import Options
 from diffprof.views.tensorboard.trace import rewritten
 from tests import builders
 from tests.chrome_trace.test_storing import NOW, recording
-from tests.chrome_trace.test_writer import Lanes, call
+from tests.chrome_trace.test_writer import MadeTimeline, call
 from tests.chrome_trace.traces import launch, op, write
 from tests.fake_cuda import micro
 
@@ -90,10 +90,10 @@ def idle(gaps: Iterable[GapRow] | None) -> dict[str, float] | None:
 
 
 def test_a_host_that_waits_for_room_in_the_launch_queue_is_not_busy(tmp_path: Path) -> None:
-    lanes = Lanes()
+    made = MadeTimeline()
     for _ in range(4000):
-        lanes.add(0, 5.0, 40.0)
-    timeline = lanes.timeline()
+        made.add(0, 5.0, 40.0)
+    timeline = made.timeline()
     run = replay(timeline)
     assert run.throttled_us > 50_000
     read = record_trace(write_trace(tmp_path / "t.json", timeline, device_name="A100")).timeline
@@ -105,10 +105,10 @@ def test_a_host_that_waits_for_room_in_the_launch_queue_is_not_busy(tmp_path: Pa
 
 
 def test_kernels_of_one_graph_launch_keep_their_ops(tmp_path: Path) -> None:
-    lanes = Lanes()
+    made = MadeTimeline()
     for each in range(50):
-        lanes.add(each % 2, 100.0 if each == 0 else 0.0, 10.0)
-    rows = record_trace(write_trace(tmp_path / "t.json", lanes.timeline(), device_name="A100")).kernels
+        made.add(each % 2, 100.0 if each == 0 else 0.0, 10.0)
+    rows = record_trace(write_trace(tmp_path / "t.json", made.timeline(), device_name="A100")).kernels
     assert {(row.name, row.op, row.count) for row in rows or ()} == {
         ("gemm_a", "aten::addmm", 25),
         ("elementwise", "aten::mul", 25),

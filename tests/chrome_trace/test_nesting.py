@@ -9,30 +9,30 @@ from diffprof.chrome_trace.nesting import Nest
 
 @st.composite
 def nested(draw: st.DrawFn) -> list[tuple[int, int, int]]:
-    """(start, duration, lane), properly nested on each lane, in any order."""
+    """(start, duration, track), properly nested on each track, in any order."""
     rows: list[tuple[int, int, int]] = []
 
-    def fill(low: int, high: int, lane: int, depth: int) -> None:
+    def fill(low: int, high: int, track: int, depth: int) -> None:
         at = low
         while at < high - 1 and depth < 5 and draw(st.booleans()):
             start = draw(st.integers(at, high - 2))
             end = draw(st.integers(start + 2, high))
-            rows.append((start, end - start, lane))
-            fill(start + 1, end - 1, lane, depth + 1)
+            rows.append((start, end - start, track))
+            fill(start + 1, end - 1, track, depth + 1)
             at = end
         return
 
-    for lane in range(draw(st.integers(1, 2))):
-        fill(0, 40, lane, 0)
+    for track in range(draw(st.integers(1, 2))):
+        fill(0, 40, track, 0)
     return draw(st.permutations(rows))
 
 
-def enclosing(rows: list[tuple[int, int, int]], at: int, lane: int, *, but: int = -1) -> list[int]:
+def enclosing(rows: list[tuple[int, int, int]], at: int, track: int, *, but: int = -1) -> list[int]:
     """Rows open at a moment, innermost first, the slow way."""
     found = [
         i
         for i, (start, length, own) in enumerate(rows)
-        if own == lane and start <= at < start + length and i != but
+        if own == track and start <= at < start + length and i != but
     ]
     return sorted(found, key=lambda i: rows[i][1])
 
@@ -45,8 +45,8 @@ def nest(rows: list[tuple[int, int, int]]) -> Nest:
 @given(nested())
 def test_parents_are_the_innermost_enclosing(rows: list[tuple[int, int, int]]) -> None:
     parents = nest(rows).parent.tolist()
-    for i, (start, length, lane) in enumerate(rows):
-        around = [j for j in enclosing(rows, start, lane, but=i) if rows[j][1] > length]
+    for i, (start, length, track) in enumerate(rows):
+        around = [j for j in enclosing(rows, start, track, but=i) if rows[j][1] > length]
         assert parents[i] == (around[0] if around else -1)
 
 
@@ -56,8 +56,8 @@ def test_the_innermost_at_a_moment_and_its_chain(
 ) -> None:
     tree = nest(rows)
     found = tree.at([m[0] for m in moments], [m[1] for m in moments]).tolist()
-    for (at, lane), row in zip(moments, found, strict=True):
-        slow = enclosing(rows, at, lane)
+    for (at, track), row in zip(moments, found, strict=True):
+        slow = enclosing(rows, at, track)
         assert tree.chain(row) == slow
 
 

@@ -53,7 +53,7 @@ READ = SyncRow(
 )
 
 
-class Lanes:
+class MadeTimeline:
     """Builds a timeline event by event."""
 
     def __init__(self) -> None:
@@ -88,22 +88,22 @@ class Lanes:
 def call(steps: int = 4, launches: int = 200) -> Timeline:
     """Preparation, then steps with Python between them, a denoiser, and a scheduler that reads a value."""
     rng = random.Random(1)
-    lanes = Lanes()
+    made = MadeTimeline()
     for _ in range(5):
-        lanes.add(1, 8.0, 3.0)
-    lanes.phase("prepare", 0)
+        made.add(1, 8.0, 3.0)
+    made.phase("prepare", 0)
     for step in range(steps):
-        first = len(lanes.rows)
-        lanes.add(-1, 150.0, 0.0)
+        first = len(made.rows)
+        made.add(-1, 150.0, 0.0)
         for i in range(launches):
-            lanes.add(i % 2, rng.uniform(4, 12), rng.uniform(1, 40), module=1 + i * 2 // launches)
-        middle = len(lanes.rows)
-        lanes.phase("denoise", first, step=step, part="denoiser", block="denoise.predict")
-        lanes.add(2, 10, 2, sync=0)
-        lanes.add(3, 5, 3)
-        lanes.phase("denoise", middle, step=step, part="scheduler")
-        lanes.phase("denoise", first, step=step)
-    return lanes.timeline()
+            made.add(i % 2, rng.uniform(4, 12), rng.uniform(1, 40), module=1 + i * 2 // launches)
+        middle = len(made.rows)
+        made.phase("denoise", first, step=step, part="denoiser", block="denoise.predict")
+        made.add(2, 10, 2, sync=0)
+        made.add(3, 5, 3)
+        made.phase("denoise", middle, step=step, part="scheduler")
+        made.phase("denoise", first, step=step)
+    return made.timeline()
 
 
 @pytest.mark.parametrize("name", ["t.json", "t.json.gz"])
@@ -178,10 +178,10 @@ events = st.lists(
 def test_kernels_of_one_stream_never_exceed_its_span(
     tmp_path: Path, rows: list[tuple[int, float, float, int]]
 ) -> None:
-    lanes = Lanes()
+    made = MadeTimeline()
     for kind, host, device, sync in rows:
-        lanes.add(kind, host, device if kind >= 0 else 0.0, sync=sync)
-    path = write_trace(tmp_path / "t.json", lanes.timeline(), [READ], device_name="A100")
+        made.add(kind, host, device if kind >= 0 else 0.0, sync=sync)
+    path = write_trace(tmp_path / "t.json", made.timeline(), [READ], device_name="A100")
     trace = read_trace(path)
     assert trace.truncated is None
     assert trace.damaged == 0
@@ -221,11 +221,11 @@ def test_host_spans_nest_exactly(tmp_path: Path) -> None:
 
 
 def test_modules_nest_in_the_modules_that_called_them(tmp_path: Path) -> None:
-    lanes = Lanes()
+    made = MadeTimeline()
     for module in (1, 1, 2, 0, 1):
-        lanes.add(0, 8.0, 3.0, module=module)
+        made.add(0, 8.0, 3.0, module=module)
     timeline = msgspec.structs.replace(
-        lanes.timeline(), modules=("unet", "unet.blocks.0.attn.to_q", "unet.blocks.0.attn.to_k")
+        made.timeline(), modules=("unet", "unet.blocks.0.attn.to_q", "unet.blocks.0.attn.to_k")
     )
     written = json.loads(write_trace(tmp_path / "t.json", timeline, device_name="A100").read_text())
     spans = [
@@ -246,7 +246,7 @@ def test_modules_nest_in_the_modules_that_called_them(tmp_path: Path) -> None:
 
 
 def test_a_timeline_without_events(tmp_path: Path) -> None:
-    path = write_trace(tmp_path / "t.json", Lanes().timeline(), device_name="A100")
+    path = write_trace(tmp_path / "t.json", MadeTimeline().timeline(), device_name="A100")
     assert record_trace(path).kernels is None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from diffprof.judge import timeline as lanes
+from diffprof.judge import timeline as replaying
 from diffprof.judge.blocks import HostAndDevice, cut_at_steps
 from diffprof.judge.steps import steps_of
 from diffprof.judge.timeline import Without, columns_of, replay, total_us
@@ -53,8 +53,8 @@ def test_blocks_give_the_same_times(monkeypatch: pytest.MonkeyPatch, limit: int,
     timeline = drawn(limit, limit, grade)
     one, blocks = [], []
     for found, long in ((one, EVENTS + 1), (blocks, 1)):
-        monkeypatch.setattr(lanes, "LONG", long)
-        lanes._LAST.clear()
+        monkeypatch.setattr(replaying, "LONG", long)
+        replaying._LAST.clear()
         found += [replay(timeline), *(total_us(timeline, change) for change in CHANGES)]
     assert blocks[1:] == pytest.approx(one[1:], abs=1e-6)
     assert blocks[0].blocked_us == pytest.approx(one[0].blocked_us, abs=1e-6)
@@ -102,13 +102,13 @@ def test_steps_that_repeat_are_run_until_they_take_as_long_again(
         blocks = cut_at_steps(host, device, sync, limit, steps_of(timeline))
         told = HostAndDevice(4.0, 7.0, limit).run(blocks)
         times.append(len(taken))
-        assert told == pytest.approx(lanes._replay(timeline, change).total_us, abs=1e-4)
+        assert told == pytest.approx(replaying._replay(timeline, change).total_us, abs=1e-4)
         assert len({id(block) for block in blocks}) < len(blocks) / 4
     assert times[0] == times[1]
 
 
 def test_what_saves_nothing_saves_exactly_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums in another order differ in their last digits: that is no saving."""
-    monkeypatch.setattr(lanes, "LONG", 1)
+    monkeypatch.setattr(replaying, "LONG", 1)
     timeline = drawn(3, 64, Grade.SIMULATED)
     assert total_us(timeline, Without(kind_us={7: 5.0})) == replay(timeline).total_us

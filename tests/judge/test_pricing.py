@@ -14,12 +14,12 @@ from diffprof.judge.setup_costs import best_share, with_changes
 from diffprof.judge.timeline import replay, total_us
 from diffprof.model.finding import Evidence, Finding, sort_key
 from diffprof.model.recording import Alternative, Change, Grade, KernelKind, Recording, Setup, Timeline
-from tests.analyzers.kernels.lanes import Lanes
+from tests.analyzers.kernels.made_timeline import MadeTimeline
 from tests.builders import make_finding, make_recording, make_sync
 
 
-def recorded(lanes: Lanes, *syncs: Any) -> Recording:
-    return make_recording(*(syncs or (make_sync(),)), timeline=lanes.timeline())
+def recorded(made: MadeTimeline, *syncs: Any) -> Recording:
+    return make_recording(*(syncs or (make_sync(),)), timeline=made.timeline())
 
 
 def priced(recording: Recording, **evidence: Any) -> Finding:
@@ -27,8 +27,8 @@ def priced(recording: Recording, **evidence: Any) -> Finding:
     return found
 
 
-def gpu_bound(device_us: float = 1000.0) -> Lanes:
-    return Lanes().launch("linear", device_us, times=20, family="gemm").wait(row=0)
+def gpu_bound(device_us: float = 1000.0) -> MadeTimeline:
+    return MadeTimeline().launch("linear", device_us, times=20, family="gemm").wait(row=0)
 
 
 def test_a_read_behind_a_full_queue_blocks_long_and_saves_little() -> None:
@@ -43,8 +43,8 @@ def test_a_read_behind_a_full_queue_blocks_long_and_saves_little() -> None:
 
 
 def test_the_same_read_costs_its_price_when_launches_are_the_bound() -> None:
-    lanes = Lanes().launch("add", 2.0, 40.0, times=20).wait(row=0, host_us=30.0)
-    found = priced(recorded(lanes), syncs=(0,))
+    made = MadeTimeline().launch("add", 2.0, 40.0, times=20).wait(row=0, host_us=30.0)
+    found = priced(recorded(made), syncs=(0,))
     # Four reads of 30 us to issue and 6 us to settle; the last one hid the end of the last kernel (7 us).
     assert found.saves_ms == pytest.approx((4 * (30 + 6) - 7) / 1e3)
     assert found.blocked_ms == pytest.approx(4 * 6 / 1e3)
@@ -52,21 +52,21 @@ def test_the_same_read_costs_its_price_when_launches_are_the_bound() -> None:
 
 
 def test_weights_that_are_moved_go_with_their_copies_and_modules_stay_called() -> None:
-    lanes = Lanes().launch("linear", 100.0, 10.0, times=3).launch("Memcpy HtoD", 500.0, 25.0, sync=0)
-    timeline = msgspec.structs.replace(lanes.timeline(), op_us=10.0)
+    made = MadeTimeline().launch("linear", 100.0, 10.0, times=3).launch("Memcpy HtoD", 500.0, 25.0, sync=0)
+    timeline = msgspec.structs.replace(made.timeline(), op_us=10.0)
     moved, sent = (
         priced(make_recording(make_sync("host-to-device", offload=offload), timeline=timeline), syncs=(0,))
         for offload in (True, False)
     )
-    without = Lanes().launch("linear", 100.0, 10.0, times=3).python(15.0, part="denoiser").timeline()
+    without = MadeTimeline().launch("linear", 100.0, 10.0, times=3).python(15.0, part="denoiser").timeline()
     assert moved.saves_ms == pytest.approx((total_us(timeline) - total_us(without)) / 1e3)
     assert sent.saves_ms is not None
     assert sent.saves_ms < moved.saves_ms - 4 * 0.4
 
 
 def test_modules_that_are_not_called_take_their_python_along() -> None:
-    lanes = Lanes().launch("linear", 2.0, 50.0, times=3).launch("lora", 2.0, 90.0)
-    timeline = msgspec.structs.replace(lanes.timeline(), op_us=18.0)
+    made = MadeTimeline().launch("linear", 2.0, 50.0, times=3).launch("lora", 2.0, 90.0)
+    timeline = msgspec.structs.replace(made.timeline(), op_us=18.0)
     events = tuple(n for n, kind in enumerate(timeline.kind) if timeline.kinds[kind].name == "lora")
     stay, gone = (
         priced(make_recording(timeline=timeline), events=events, with_modules=gone) for gone in (False, True)
@@ -90,8 +90,8 @@ def test_modules_that_are_not_called_take_their_python_along() -> None:
 def test_a_wrapper_that_goes_is_one_module_call_less_for_what_is_inside() -> None:
     """An adapter's own product runs in `to_q.lora_A`, the wrapper's sum in `to_q`, the layer's in
     `to_q.base_layer`."""
-    lanes = Lanes().launch("linear", 2.0, 60.0).launch("lora", 2.0, 40.0).launch("add", 2.0, 20.0)
-    timeline = lanes.timeline()
+    made = MadeTimeline().launch("linear", 2.0, 60.0).launch("lora", 2.0, 40.0).launch("add", 2.0, 20.0)
+    timeline = made.timeline()
     modules = ("to_q.base_layer", "to_q.lora_A", "to_q")
     timeline = msgspec.structs.replace(
         timeline, modules=modules, module=timeline.kind, op_us=20.0, module_us=15.0
@@ -103,8 +103,8 @@ def test_a_wrapper_that_goes_is_one_module_call_less_for_what_is_inside() -> Non
 
 def test_a_measured_read_saves_no_more_than_it_blocks() -> None:
     """The host's time of its event holds everything since the last launch, not the read's own."""
-    lanes = Lanes().launch("add", 2.0, 40.0, times=20).wait(row=0, host_us=900.0)
-    timeline = msgspec.structs.replace(lanes.timeline(), grade=Grade.MEASURED)
+    made = MadeTimeline().launch("add", 2.0, 40.0, times=20).wait(row=0, host_us=900.0)
+    timeline = msgspec.structs.replace(made.timeline(), grade=Grade.MEASURED)
     found = priced(make_recording(make_sync(), timeline=timeline), syncs=(0,))
     assert found.saves_ms is not None
     assert found.blocked_ms is not None
@@ -114,7 +114,7 @@ def test_a_measured_read_saves_no_more_than_it_blocks() -> None:
 @pytest.mark.parametrize("by", ["kinds", "events"])
 def test_a_measured_launch_takes_only_a_usual_launch_s_host_time_along(by: str) -> None:
     """The host was at something else for a second before it."""
-    timeline = Lanes(steps=1).launch("add", 2.0, 40.0, times=20).timeline(grade=Grade.MEASURED)
+    timeline = MadeTimeline(steps=1).launch("add", 2.0, 40.0, times=20).timeline(grade=Grade.MEASURED)
     host = (*timeline.host_us[:10], 1e6, *timeline.host_us[11:])
     timeline = msgspec.structs.replace(timeline, host_us=host)
     evidence = {"kinds": (0,)} if by == "kinds" else {"events": tuple(range(20))}
@@ -123,23 +123,23 @@ def test_a_measured_launch_takes_only_a_usual_launch_s_host_time_along(by: str) 
 
 
 def test_a_copy_stays_and_only_its_wait_goes() -> None:
-    lanes = Lanes().launch("copy", 50.0, 10.0, family="copy", sync=0)
+    made = MadeTimeline().launch("copy", 50.0, 10.0, family="copy", sync=0)
     read, copy = make_sync("value-read"), make_sync("host-to-device")
-    gone, kept = (priced(recorded(lanes, row), syncs=(0,)) for row in (read, copy))
+    gone, kept = (priced(recorded(made, row), syncs=(0,)) for row in (read, copy))
     assert gone.saves_ms is not None
     assert kept.saves_ms is not None
     assert gone.saves_ms > kept.saves_ms > 0
 
 
 def test_kinds_vanish_or_take_their_new_time() -> None:
-    recording = recorded(Lanes().launch("linear", 100.0, 1.0).launch("cast", 40.0, 1.0))
+    recording = recorded(MadeTimeline().launch("linear", 100.0, 1.0).launch("cast", 40.0, 1.0))
     assert priced(recording, kinds=(1,)).saves_ms == pytest.approx(4 * 0.04, rel=0.01)
     assert priced(recording, kinds=(1,), becomes_us=(10.0,)).saves_ms == pytest.approx(4 * 0.03, rel=0.01)
     assert priced(recording, kinds=(1,)).blocked_ms is None
 
 
 def test_what_is_not_in_the_timeline_stays_unpriced() -> None:
-    recording = recorded(Lanes().launch("linear", 100.0))
+    recording = recorded(MadeTimeline().launch("linear", 100.0))
     assert priced(recording, syncs=(0,)).saves_ms is None
     assert priced(recording).saves_ms is None
     assert priced(make_recording(make_sync()), syncs=(0,)).saves_ms is None
@@ -234,8 +234,8 @@ def test_a_change_is_worth_what_it_saves_on_top_of_others_too() -> None:
 
 
 def test_reports_are_priced_and_sorted_by_what_they_save() -> None:
-    lanes = Lanes().launch("add", 2.0, 40.0, times=20).wait(row=0).wait(row=1, host_us=200.0)
-    report = make_report(recorded(lanes, make_sync(), make_sync("synchronize")))
+    made = MadeTimeline().launch("add", 2.0, 40.0, times=20).wait(row=0).wait(row=1, host_us=200.0)
+    report = make_report(recorded(made, make_sync(), make_sync("synchronize")))
     loop = [f for f in report.findings if f.in_loop]
     assert all(f.saves_ms is not None for f in loop)
     firsts = [report.findings[action.findings[0]].saves_ms or 0.0 for action in report.actions]
@@ -249,10 +249,10 @@ def test_reports_are_priced_and_sorted_by_what_they_save() -> None:
     st.sets(st.integers(0, 2)),
 )
 def test_a_finding_never_costs_less_than_nothing(events: list[tuple[int, int, int]], rows: set[int]) -> None:
-    lanes = Lanes(steps=2)
+    made = MadeTimeline(steps=2)
     for host, device, sync in events:
-        lanes.launch("k", float(device), float(host), sync=sync)
-    recording = recorded(lanes, *(make_sync() for _ in range(3)))
+        made.launch("k", float(device), float(host), sync=sync)
+    recording = recorded(made, *(make_sync() for _ in range(3)))
     found = priced(recording, syncs=tuple(sorted(rows)))
     if found.saves_ms is not None:
         assert recording.timeline is not None

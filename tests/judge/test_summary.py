@@ -19,7 +19,7 @@ from diffprof.model.recording import Alternative, Change, Grade, Setup, SetupPar
 from diffprof.model.report import Report
 from diffprof.views.verdict import verdict
 from tests.analyzers.kernels.examples import BAD, recorded
-from tests.analyzers.kernels.lanes import Lanes
+from tests.analyzers.kernels.made_timeline import MadeTimeline
 from tests.builders import make_finding, make_report, make_site, make_sync
 
 SAMPLES = Path(__file__).parents[2] / "traces" / "samples"
@@ -104,9 +104,9 @@ def test_a_fix_goes_before_the_advice_to_remove_all_waits(uncovering: Report) ->
 
 
 def test_advice_about_several_waits_names_the_lines_that_wait_most_often() -> None:
-    lanes = Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait(1)
+    made = MadeTimeline().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait(1)
     waits = (make_sync(site=make_site("b.py", 7)), make_sync(count=9, site=make_site("a.py", 3)))
-    judged = judge_recording(replace(recorded(lanes), syncs=waits))
+    judged = judge_recording(replace(recorded(made), syncs=waits))
     (whole,) = (finding for finding in judged.findings if finding.rule == "KRN002")
     both = replace(whole, evidence=replace(whole.evidence, syncs=(0, 1)))
     (action,) = summarized(replace(judged, findings=(both,))).actions
@@ -119,9 +119,9 @@ def test_advice_about_several_waits_names_the_lines_that_wait_most_often() -> No
 @pytest.mark.parametrize("gap_us", [5.0, 400.0])
 def test_a_step_gains_nothing_while_one_of_its_waits_is_left(gap_us: float) -> None:
     """gap_us: host time behind the waits, which queued work hides or does not."""
-    lanes = Lanes().launch("linear", 100.0, 5.0, times=40, family="gemm").wait(0).wait(1)
-    lanes.launch("add", 1.0, gap_us, part="between")
-    base = recorded(lanes)
+    made = MadeTimeline().launch("linear", 100.0, 5.0, times=40, family="gemm").wait(0).wait(1)
+    made.launch("add", 1.0, gap_us, part="between")
+    base = recorded(made)
     assert base.timeline is not None
     now = total_us(base.timeline) / 1e3
     free = total_us(base.timeline, Without(waits=frozenset({0, 1}))) / 1e3
@@ -253,8 +253,8 @@ def test_findings_that_ask_for_the_same_are_one_row_with_their_places() -> None:
 
 @pytest.mark.parametrize(("alone", "named"), [(0.96, "SYN004"), (0.9, "KRN002")])
 def test_one_wait_that_accounts_for_nearly_all_is_named_instead_of_all(alone: float, named: str) -> None:
-    lanes = Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait(0)
-    judged = judge_recording(recorded(lanes))
+    made = MadeTimeline().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait(0)
+    judged = judge_recording(recorded(made))
     (whole,) = (finding for finding in judged.findings if finding.rule == "KRN002")
     assert whole.saves_ms is not None
     line = make_finding("SYN004", fixes=(), saves_ms=alone * whole.saves_ms, evidence=whole.evidence)

@@ -184,10 +184,10 @@ def test_a_replay_adds_up(timeline: Timeline) -> None:
     assert total_us(timeline) == run.total_us
     assert run.device_busy_us <= run.total_us + 1e-9
     per_stream: dict[int, float] = {}
-    for lane, start, end in zip(timeline.stream, run.device_start, run.device_end, strict=True):
+    for stream, start, end in zip(timeline.stream, run.device_start, run.device_end, strict=True):
         if start >= 0.0:
-            assert start >= per_stream.get(lane, 0.0)  # one stream never runs two kernels at once
-            per_stream[lane] = end
+            assert start >= per_stream.get(stream, 0.0)  # one stream never runs two kernels at once
+            per_stream[stream] = end
     assert run.host_end_us == pytest.approx(
         sum(timeline.host_us) + sum(run.blocked_us.values()) + run.throttled_us
     )

@@ -30,7 +30,7 @@ from diffprof.devices.simulated import forward_replay
 from diffprof.devices.simulated.tensor import meta_of, unknown
 from diffprof.gpu.assembly import Call, EventColumns, LaunchedWait, Phase, alike, assembled
 from diffprof.gpu.cost import CostModel
-from diffprof.gpu.course import Lengths, _Lanes, course_of
+from diffprof.gpu.course import Lengths, _Replay, course_of
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.offload import (
     COPIES,
@@ -852,7 +852,7 @@ def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() ->
 def test_launches_in_arrays_take_what_they_take_one_by_one(limit: int) -> None:
     """A busy device, a busy host, and a queue that fills up and drains again."""
     random = np.random.default_rng(limit)
-    fast, slow = (_Lanes(5.0, 3.0, limit, {}) for _ in range(2))
+    fast, slow = (_Replay(5.0, 3.0, limit, {}) for _ in range(2))
     taken = []
     for host, device in itertools.product((1.0, 18.0, 4.0), (2.0, 100.0, 8.0)):
         count = int(random.integers(64, 900))
@@ -878,9 +878,9 @@ def test_launches_in_arrays_take_what_they_take_one_by_one(limit: int) -> None:
                 one.run([several])
                 other._one_by_one(several)
                 assert (one.now, one.latest) == pytest.approx((other.now, other.latest), rel=1e-12)
-                for lane, ends in other._ends.items():
+                for stream, ends in other._ends.items():
                     left = [end for end in ends if end > other.now]
-                    found = [end for end in one._ends[lane] if end > one.now]
+                    found = [end for end in one._ends[stream] if end > one.now]
                     assert found == pytest.approx(left, rel=1e-12)
         assert fast._rests[id(waits)][0] is waits
     assert sum(taken) >= (2 if limit == 5 else 6)

@@ -1,4 +1,4 @@
-"""A fix pays for its own Python: measured without the models, charged to the host's lane."""
+"""A fix pays for its own Python: measured without the models, charged to the CPU's time."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffprof.views.lanes import ticks
+from diffprof.views.timeline_bands import ticks
 
 
 @pytest.mark.parametrize(

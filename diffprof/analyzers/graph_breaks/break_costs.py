@@ -1,6 +1,6 @@
 """What graph breaks cost: the call on the simulated GPU as if it were compiled, with each break and without.
 
-One call is recorded operation by operation, with the places where the host passes a break. From that a
+One call is recorded operation by operation, with the places where the CPU passes a break. From that a
 compiled run is modelled as `scan --compiled` does it (kernels fused, each compiled region one CUDA graph),
 with a border wherever Dynamo ends a graph:
 
@@ -8,7 +8,7 @@ with a border wherever Dynamo ends a graph:
   and left, for Dynamo inlines none of them;
 - around what a skipped function calls; what stands in it runs as plain Python, and so does all that a
   function under `torch.compiler.disable` does;
-- at a wait of the host.
+- at a wait of the CPU.
 
 A break costs what the same run is shorter without the ends of graphs that it makes and, where the wait is
 there for a value alone, without its wait. A break that another one hides counts once that one is gone.
@@ -155,7 +155,7 @@ class CallLog(Observer):
             frame = frame.f_back
         return frozenset(found), frozenset(disabled)
 
-    # --- where the host passes ------------------------------------------------------------------------
+    # --- where the CPU passes ------------------------------------------------------------------------
 
     @contextmanager
     def tracing(self) -> Iterator[None]:

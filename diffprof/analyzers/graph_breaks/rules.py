@@ -110,7 +110,7 @@ def _cost_note(cost: BreakCost) -> str:
     of = f"in a call of {cost.call_ms:,.4g} ms with {_listed(cost.compiled)} compiled"
     if not made:
         return f"No graph, kernel or wait comes with it, {of}: one more piece to compile."
-    # A graph or a wait that costs the host something, and the call nothing.
+    # A graph or a wait that costs the CPU something, and the call nothing.
     hidden = cost.saves_ms < HIDDEN_SHARE * max(cost.blocked_ms, GRAPH_MS * cost.graphs)
     return f"The break adds {made}, {of}.{f' {HIDDEN}' if hidden else ''}{_together(cost)}"
 

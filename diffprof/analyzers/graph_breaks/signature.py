@@ -13,10 +13,10 @@ from diffprof.analyzers.graph_breaks.storageless import (
     KEPT,
     Emptier,
     fill,
-    hollow_storage,
     laid_over,
     small_values,
     span,
+    unallocated_storage,
 )
 
 
@@ -42,7 +42,7 @@ class Given:
 
     def made(self, storage: torch.UntypedStorage | None = None) -> torch.Tensor:
         """A tensor like it, without memory. storage: the one that it shares."""
-        storage = storage if storage is not None else hollow_storage(self.nbytes)
+        storage = storage if storage is not None else unallocated_storage(self.nbytes)
         made = laid_over(storage, self.offset, self.shape, self.stride, self.dtype)
         return made if self.values is None else fill(made, self.values)
 
@@ -61,9 +61,9 @@ class Signature:
         return (str(self.spec), *parts)
 
     def values(self, emptier: Emptier) -> Any:
-        """The arguments again, in the child: hollow tensors in the place of the real ones."""
+        """The arguments again, in the child: storageless tensors in the place of the real ones."""
         made: dict[int, torch.Tensor] = {}
-        shared = {number: hollow_storage(nbytes) for number, nbytes in self._shared().items()}
+        shared = {number: unallocated_storage(nbytes) for number, nbytes in self._shared().items()}
         out = []
         for leaf in self.leaves:
             if isinstance(leaf, Given):

@@ -1,6 +1,6 @@
 """Tensors that take no memory, and a dispatch mode that computes only what is small.
 
-Graph capture needs tensors of the right size; what is in them matters only where Python asks. A hollow
+Graph capture needs tensors of the right size; what is in them matters only where Python asks. A storageless
 tensor is an ordinary CPU tensor of zeros over memory that is never touched, so that a model of any size can
 be captured, graph breaks included: the code around a break runs on and gets numbers when it asks for them.
 """
@@ -36,16 +36,16 @@ def span(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(shape, stride, strict=True)) if 0 not in shape else 0
 
 
-def hollow_storage(nbytes: int) -> torch.UntypedStorage:
+def unallocated_storage(nbytes: int) -> torch.UntypedStorage:
     """Zeros that take memory only where they are written."""
     if nbytes <= mmap.PAGESIZE:
         return torch.zeros(nbytes, dtype=torch.uint8).untyped_storage()
     return torch.frombuffer(zero_pages(nbytes), dtype=torch.uint8).untyped_storage()
 
 
-def hollow(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def storageless(shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Zeros of that geometry over memory that is taken only when it is written."""
-    return laid_over(hollow_storage(span(shape, stride) * dtype.itemsize), 0, shape, stride, dtype)
+    return laid_over(unallocated_storage(span(shape, stride) * dtype.itemsize), 0, shape, stride, dtype)
 
 
 def laid_over(
@@ -73,16 +73,16 @@ def fill(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def hollow_like(tensor: torch.Tensor) -> torch.Tensor:
-    """A hollow tensor with the geometry of another one, its values kept where they are few and readable."""
+def storageless_like(tensor: torch.Tensor) -> torch.Tensor:
+    """A storageless tensor with the geometry of another one; few readable values are kept."""
     if is_traceable_wrapper_subclass(tensor):
         names, context = tensor.__tensor_flatten__()
-        inner = {name: hollow_like(getattr(tensor, name)) for name in names}
+        inner = {name: storageless_like(getattr(tensor, name)) for name in names}
         cpu = type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
         return cpu.requires_grad_(tensor.requires_grad) if tensor.requires_grad else cpu
     if tensor.layout is not torch.strided:
         return tensor
-    made = hollow(tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    made = storageless(tuple(tensor.shape), tensor.stride(), tensor.dtype)
     if tensor.numel() <= KEPT and tensor.device.type != "meta":
         fill(made, small_values(tensor))
     return made.requires_grad_(tensor.requires_grad) if tensor.requires_grad else made
@@ -95,7 +95,7 @@ def small_values(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Storageless(TorchDispatchMode):
-    """Inside, an operation on a large tensor makes a hollow one of the right shape and computes nothing.
+    """Inside, an operation on a large tensor makes a storageless one of the right shape and computes nothing.
 
     Views are views, small operations are computed, an in-place write into a large tensor is left out.
     """
@@ -169,7 +169,7 @@ def _on_meta(value: object) -> Any:
 
 
 def _filled(shape: torch.Tensor) -> torch.Tensor:
-    return hollow(tuple(shape.shape), shape.stride(), shape.dtype)
+    return storageless(tuple(shape.shape), shape.stride(), shape.dtype)
 
 
 def _map(change: Callable[[torch.Tensor], object], value: object) -> object:
@@ -192,7 +192,7 @@ def _flat(value: object) -> list[object]:
 
 
 class Emptier:
-    """Replaces every tensor that objects hold by a hollow CPU tensor, and every device by the CPU: in
+    """Replaces every tensor that objects hold by a storageless CPU tensor, and every device by the CPU: in
     modules, their attributes and hooks, in what these hold in turn, and in what their functions name, by
     closures and, in code that is the user's own, as globals. Shared tensors stay shared; the replaced ones
     are kept alive, for their memory may belong to a device that this process can't use."""
@@ -238,10 +238,10 @@ class Emptier:
                 pending.append(function.__globals__)
 
     def tensor(self, value: torch.Tensor) -> torch.Tensor:
-        """The hollow twin of a tensor, the same one every time."""
+        """The storageless twin of a tensor, the same one every time."""
         twin = self._twins.get(id(value))
         if twin is None:
-            twin = hollow_like(value)
+            twin = storageless_like(value)
             if isinstance(value, torch.nn.Parameter) and not isinstance(twin, torch.nn.Parameter):
                 twin = torch.nn.Parameter(twin.detach(), requires_grad=value.requires_grad)
             self._twins[id(value)] = self._twins[id(twin)] = twin

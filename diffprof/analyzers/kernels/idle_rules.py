@@ -26,7 +26,7 @@ GAP_US = 100.0
 """Idle time at one place that the diffusers profiling guide (examples/profiling) calls unhealthy."""
 
 LONG_CALL_US = 1000.0
-"""A copy call that takes longer does not issue the copy: the host copies, or waits for the driver."""
+"""A copy call that takes longer does not issue the copy: the CPU copies, or waits for the driver."""
 
 COLD_SHARE = 0.2
 """Share of a trace that set-up takes in a first call; a call that was warmed up has next to none."""

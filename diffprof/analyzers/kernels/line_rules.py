@@ -14,7 +14,7 @@ from diffprof.model.recording import LineRow, Recording, Timeline, median
 from diffprof.model.units import listed, place
 
 CALL_SHARE = 0.01
-"""Share of the call that its operations keep the host or the device busy for, from which a line counts."""
+"""Share of the call that its operations keep the CPU or the device busy for, from which a line counts."""
 
 MANY = 256
 """Operations of a line, with none of another function between them, that are told."""

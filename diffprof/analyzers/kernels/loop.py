@@ -74,7 +74,7 @@ class LoopTimes:
 
     def at_most(self, saved_us: float, idle_us: float) -> float:
         """What a finding about idle time saves. Where no steps are known the call's own beginning and end, in
-        which the device has no work yet, are part of it: only idle time between work counts. The host's time
+        which the device has no work yet, are part of it: only idle time between work counts. The CPU's time
         in a measured timeline is of all kinds: only idle time of this cause counts."""
         return saved_us if self.steps and self._measured is None else min(saved_us, idle_us)
 
@@ -151,7 +151,7 @@ class LoopTimes:
         return frozenset(event for span in spans for event in range(span.first, span.last))
 
     def part_share(self, part: str) -> float | None:
-        """Share of a step that one part takes, over the steps after the first: of its own work on the host
+        """Share of a step that one part takes, over the steps after the first: of its own work on the CPU
         or the device, whichever is more, not of what it waits for. None where there is no such part."""
         later = self.spans[1:]
         if not later:
@@ -171,7 +171,7 @@ class LoopTimes:
         return host if begin is None else max(host, max(run.device_end[here]) - begin)
 
     def saved_without_host_us(self) -> float:
-        """What the call would save if issuing the loop's operations cost the host nothing."""
+        """What the call would save if issuing the loop's operations cost the CPU nothing."""
         host = list(self.timeline.host_us)
         for event in self.events:
             if self.timeline.kind[event] >= 0:

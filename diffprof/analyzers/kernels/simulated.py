@@ -69,7 +69,7 @@ class SimulatedKernels(Observer):
         """Number from which on storages are the call's."""
         self.weights = 0
         self.on_host = 0
-        """Bytes of weights that lay on the host when the call began."""
+        """Bytes of weights that were in host memory when the call began."""
         self.parts = components(pipe)
 
     @contextmanager
@@ -95,7 +95,7 @@ class SimulatedKernels(Observer):
         self.wait((str(event.kind), event.op, event.reads), event)
 
     def wait(self, key: Hashable, event: Blocking) -> None:
-        """The host waits; to be told right after the operation that copies, as the device does."""
+        """The CPU waits; to be told right after the operation that copies, as the device does."""
         self.waits.setdefault(key, event)
         self.builder.blocking(key, event.waits, self.modules.path, event.stream)
 

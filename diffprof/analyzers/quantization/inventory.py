@@ -78,7 +78,7 @@ class Stopwatch(Protocol):
 
 
 class HostStopwatch:
-    """For devices that work in step with the host."""
+    """For devices that work in step with Python."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock

@@ -118,7 +118,7 @@ class _Teller(Observer):
         self.modules = modules
         self.layers = layers
         self.reading: set[Hashable] = set()
-        """Waits that give the host values which are known."""
+        """Waits that give the CPU values which are known."""
 
     def op(self, signature: OpSignature) -> None:
         self.builder.op(signature, self.modules.path)

@@ -72,7 +72,7 @@ def value_read(row: SyncRow, *, in_scheduler: bool, in_search: bool) -> str:
 
 
 def host_table(row: SyncRow) -> str:
-    """For `table[index]` with the table on the host and the index on the device."""
+    """For `table[index]` with the table on the CPU and the index on the device."""
     return (
         f"Index `{row.owner}` with a Python number instead of `{row.index}`: in `set_timesteps` keep"
         " `timesteps.tolist()`, before they go to the device, and take the entry of `self.step_index`."
@@ -107,7 +107,7 @@ def shape(row: SyncRow, *, in_search: bool) -> str:
 
 
 def to_host(row: SyncRow) -> str:
-    """For copies to the host, but for that of the finished image."""
+    """For copies to the CPU, but for that of the finished image."""
     if row.in_loop and not row.values_known and (row.dtype or "").startswith(_WHOLE_NUMBERS):
         return (
             "The host goes on with these numbers, as sizes or indexes, so they can't stay on the device: use"
@@ -146,7 +146,7 @@ def upload_once(row: SyncRow, read_by: SyncRow | None = None) -> str:
 
 
 def _is_drawn(row: SyncRow) -> bool:
-    """Whether the host draws what it sends at random: on the line, or on one shortly above that names it."""
+    """Whether the CPU draws what it sends at random: on the line, or on one shortly above that names it."""
     line = line_of(row)
     above = (text for number, text in row.site.excerpt if number < row.site.line)
     names = (text.partition("=")[0].strip() for text in above if _DRAWS.search(text) and "=" in text)

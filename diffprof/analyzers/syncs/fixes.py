@@ -2,7 +2,7 @@
 it did before, on the same tensors.
 
 None of them moves what is computed from one side to the other, although one would write that by hand: a
-float32 number on the host and one on the device are not rounded alike when they meet float16 or bfloat16
+float32 number on the CPU and one on the device are not rounded alike when they meet float16 or bfloat16
 tensors (aten/src/ATen/native/cuda/Loops.cuh, opmath_gpu_kernel_with_scalars: a host scalar takes part in
 float32; a device scalar is cast to the tensors' type first).
 """

@@ -75,7 +75,7 @@ def _table(node: ast.AST) -> str | None:
 
 
 def _read(source: ClassSource, node: ast.AST, row: SyncRow, method: ast.FunctionDef) -> Iterator[LineEdit]:
-    """`if self.sigmas[i] > 0` with the table on the device: the same of a copy on the host."""
+    """`if self.sigmas[i] > 0` with the table on the device: the same of a copy on the CPU."""
     wanted = (row.owner or "").rpartition(".")[2]
     if row.owner_device != "device" or row.kind != "value-read":
         return
@@ -116,7 +116,7 @@ def _entry(node: ast.expr, method: ast.FunctionDef) -> ast.expr:
 
 
 def _sent(source: ClassSource, node: ast.AST, row: SyncRow, method: ast.FunctionDef) -> Iterator[LineEdit]:
-    """`self.sigmas[i].to(device)`, `self.sigmas.to(device)` with the table on the host: the same of a copy on
+    """`self.sigmas[i].to(device)`, `self.sigmas.to(device)` with the table on the CPU: the same of a copy on
     the device."""
     if row.kind != "host-to-device" or not isinstance(node, ast.Call) or not _is_to(node):
         return

@@ -259,7 +259,7 @@ def _few_numbers(lines: MethodLines) -> Iterator[LineEdit]:
 
 
 def _host_numbers(lines: MethodLines) -> Iterator[LineEdit]:
-    """`torch.tensor([height, width], device=device)`, which Python alone reads: made on the host."""
+    """`torch.tensor([height, width], device=device)`, which Python alone reads: made on the CPU."""
     if lines.row.kind != "host-to-device" or not lines.row.constant or "int" not in (lines.row.dtype or ""):
         return
     for node in lines.at(ast.Call):
@@ -271,7 +271,7 @@ def _host_numbers(lines: MethodLines) -> Iterator[LineEdit]:
 
 
 def _one_number(lines: MethodLines) -> Iterator[LineEdit]:
-    """`timesteps[None].to(device)` of one number on the host: filled in on the device."""
+    """`timesteps[None].to(device)` of one number on the CPU: filled in on the device."""
     if lines.row.kind != "host-to-device" or lines.row.shape != (1,):
         return
     for node in lines.at(ast.Call):
@@ -311,7 +311,7 @@ def _is_of_sines(lines: MethodLines, part: ast.expr) -> bool:
 
 
 def _constant(lines: MethodLines) -> Iterator[LineEdit]:
-    """What is computed on the host of sizes alone, and sent in each step: computed and sent once."""
+    """What is computed on the CPU of sizes alone, and sent in each step: computed and sent once."""
     if lines.row.kind != "host-to-device" or not lines.row.constant:
         return
     for node in lines.at(ast.Call):

@@ -1,7 +1,7 @@
 """Which attribute of which object is on the wrong side of a sync.
 
 Looks at the statement that caused it, with the values that the frame has at that moment: a host table
-indexed by a device tensor, or a device tensor that the host reads.
+indexed by a device tensor, or a device tensor that the CPU reads.
 """
 
 from __future__ import annotations

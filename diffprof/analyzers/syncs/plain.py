@@ -2,7 +2,7 @@
 that have to differ. Which ones, the class's source and the recorded waits say.
 
 Nothing moves from one side to the other that takes part in what is computed, although one would write that by
-hand: a float32 number on the host and one on the device are not rounded alike when they meet float16 or
+hand: a float32 number on the CPU and one on the device are not rounded alike when they meet float16 or
 bfloat16 tensors (aten/src/ATen/native/cuda/Loops.cuh, opmath_gpu_kernel_with_scalars: a host scalar takes
 part in float32; a device scalar is cast to the tensors' type first).
 """
@@ -258,7 +258,7 @@ def tables_read_on_host(rows: Sequence[SyncRow], schedulers: Iterable[str], *, h
 
 
 def tables_on_device(rows: Sequence[SyncRow], schedulers: Iterable[str]) -> Code | Skipped:
-    """For tables of the host whose entries are sent in each step, and solvers that check their result."""
+    """For tables of the CPU whose entries are sent in each step, and solvers that check their result."""
     return _copied(
         rows,
         schedulers,

@@ -1,5 +1,5 @@
-"""Plain code against uploads that a model makes in each step: tables that it keeps on the host are sent once,
-numbers that it is handed on the host are filled in."""
+"""Plain code against uploads that a model makes in each step: tables that it keeps on the CPU are sent once,
+numbers that it is handed on the CPU are filled in."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def _sent(node: ast.Call) -> str | None:
 
 
 def _only_sent(source: ClassSource, name: str) -> bool:
-    """Whether the host neither computes with it nor makes it anew but in `__init__`."""
+    """Whether the CPU neither computes with it nor makes it anew but in `__init__`."""
     uses = sent = 0
     for method in (each for key, each in source.methods.items() if key != "__init__"):
         for node in ast.walk(method):

@@ -1,4 +1,4 @@
-"""Runs one call of the pipeline and records every operation that makes, or would make, the host wait."""
+"""Runs one call of the pipeline and records every operation that makes, or would make, the CPU wait."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Noted(NamedTuple):
 
     @property
     def reads(self) -> bool:
-        """Whether the host was given values that are known."""
+        """Whether the CPU was given values that are known."""
         return self.known and BlockingKind(self.key[0]).gives_values
 
 
@@ -130,7 +130,7 @@ class SyncObserver(Observer):
         self.ops = 0
         self.opaque_ops: dict[str, tuple[Place, ...]] = {}
         self.warned: dict[tuple[str, int], tuple[Place, ...]] | None = None
-        self.invented_values: dict[tuple[Place, ...], tuple[str, str, int]] = {}
+        self.placeholder_values: dict[tuple[Place, ...], tuple[str, str, int]] = {}
 
     # --- what the device tells ------------------------------------------------------------------------
 
@@ -141,12 +141,12 @@ class SyncObserver(Observer):
         if name not in self.opaque_ops:
             self.opaque_ops[name] = self._chain(list(stack()))
 
-    def invented(self, shape: tuple[int, ...], dtype: str, assumed: str) -> None:
+    def placeholder(self, shape: tuple[int, ...], dtype: str, assumed: str) -> None:
         place = places(list(stack()))[:1]
-        self.invented_values.setdefault(place, (f"{dtype}{list(shape)}", assumed, self.tracker.moment()))
+        self.placeholder_values.setdefault(place, (f"{dtype}{list(shape)}", assumed, self.tracker.moment()))
 
     def witness(self, message: str) -> None:
-        """The device's own warning that the host waits, on the stack that caused it."""
+        """The device's own warning that the CPU waits, on the stack that caused it."""
         for frame in stack():
             if not is_machinery(frame.f_code.co_filename):
                 place = (frame.f_code.co_filename, frame.f_lineno)
@@ -349,7 +349,7 @@ class SyncObserver(Observer):
             )
             for name, chain in self.opaque_ops.items()
         )
-        invented = (
+        placeholder = (
             Unseen(
                 kind="value",
                 what=f"a copy of {what} to the host",
@@ -357,10 +357,10 @@ class SyncObserver(Observer):
                 "them may differ on a real run",
                 site=make_site(chain, None),
             )
-            for chain, (what, assumed, moment) in self.invented_values.items()
+            for chain, (what, assumed, moment) in self.placeholder_values.items()
             if self.tracker.steps.step_of(moment) is not None
         )
-        return (*opaque, *invented, *self._untold(), *self._disagreements())
+        return (*opaque, *placeholder, *self._untold(), *self._disagreements())
 
     def _untold(self) -> Iterator[Unseen]:
         doubt = self.tracker.steps.doubt

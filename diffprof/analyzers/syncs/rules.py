@@ -1,4 +1,4 @@
-"""SYN: the host waits for the device."""
+"""SYN: the CPU waits for the device."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _in_scheduler(recording: Recording, row: SyncRow) -> bool:
 
 
 def _read_fixes(recording: Recording, row: SyncRow) -> tuple[str, ...]:
-    """Of a read, if the host could know the value: what a model has computed it can't. What is only stored
+    """Of a read, if the CPU could know the value: what a model has computed it can't. What is only stored
     may stay on the device."""
     scheduled = _in_scheduler(recording, row)
     if not row.in_loop or not row.values_known:

@@ -1,5 +1,5 @@
 """What a scheduler's `step` does with its timestep, read in its source: whether a number will do, whether
-timesteps on the host will, and which of its methods compute with it."""
+timesteps on the CPU will, and which of its methods compute with it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         same_storage,
         simulated_gpu,
     )
-    from .host_placeholders import invented, withheld
+    from .host_placeholders import placeholder, values_unknown
     from .observer import Blocking, BlockingKind, Observer, UnknownValue
     from .placement import empty_weights, place
     from .session import suspended
@@ -36,7 +36,7 @@ _HOMES = {
     "UnknownValue": "observer",
     "empty_weights": "placement",
     "follows_from": "activation",
-    "invented": "host_placeholders",
+    "placeholder": "host_placeholders",
     "is_known": "activation",
     "is_simulated": "activation",
     "multiplying": "activation",
@@ -45,7 +45,7 @@ _HOMES = {
     "same_storage": "activation",
     "simulated_gpu": "activation",
     "suspended": "session",
-    "withheld": "host_placeholders",
+    "values_unknown": "host_placeholders",
 }
 
 __all__ = [
@@ -56,16 +56,16 @@ __all__ = [
     "UnknownValue",
     "empty_weights",
     "follows_from",
-    "invented",
     "is_known",
     "is_simulated",
     "multiplying",
     "observing",
     "place",
+    "placeholder",
     "same_storage",
     "simulated_gpu",
     "suspended",
-    "withheld",
+    "values_unknown",
 ]
 
 

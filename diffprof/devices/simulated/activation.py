@@ -31,8 +31,8 @@ def simulated_gpu(
 ) -> Iterator[torch.device]:
     """Let `sim:0` be the machine's GPU; the process is as before when it ends.
 
-    observer: is told what is launched and what blocks. unknown_reads: what happens where the host needs a
-    value that nobody knows. spec: the GPU whose name, memory and capability `torch.sim` reports.
+    observer: is told what is launched and what blocks. unknown_reads: what happens where the CPU needs a
+    value that is unknown. spec: the GPU whose name, memory and capability `torch.sim` reports.
 
     Raises DiffprofError if it is active already, or if PyTorch can't have such a device.
     """
@@ -99,7 +99,7 @@ def same_storage(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def follows_from(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether the known values of a simulated tensor were computed from what the host sent for another."""
+    """Whether the known values of a simulated tensor were computed from what the CPU sent for another."""
     return not sources_of([one]).isdisjoint(sources_of([other]))
 
 

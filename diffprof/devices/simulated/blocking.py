@@ -1,4 +1,4 @@
-"""Which operation makes the host wait for the device, under which condition, why, and where that is decided.
+"""Which operation makes the CPU wait for the device, under which condition, why, and where that is decided.
 
 One table, for the simulated device and for real CUDA tensors alike. Keys are op names without namespace and
 overload. Sources are paths in the PyTorch repository, with the function that decides.
@@ -69,7 +69,7 @@ def _device_value(position: int, name: str) -> Condition:
 
 
 def _has_elements(args: tuple, kwargs: dict[str, object]) -> bool:
-    """There is something to count: the CUDA kernels answer for an empty tensor on the host."""
+    """There is something to count: the CUDA kernels answer for an empty tensor on the CPU."""
     return bool(args[0].numel())
 
 
@@ -94,7 +94,7 @@ _CHECK = "the library's error code is read back to raise an error on the host"
 
 WAITS: Mapping[str, Wait] = MappingProxyType(
     {
-        # one value on the host
+        # one value on the CPU
         "_local_scalar_dense": Wait(
             _K.VALUE_READ,
             "the host needs the value: the copy is followed by a stream synchronize",

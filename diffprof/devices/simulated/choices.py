@@ -3,7 +3,7 @@
 Which experts `topk` finds hangs on the values of a router's scores. Where an op chooses among `n` at least
 `n` times, its indices are taken to run through all of them in turn. They stay unknown, and no wait changes;
 their storage has a guess (`tensor.Guess`), and so has what is computed from guesses and known values alone:
-one-hot masks, sorted indices, counts. A guess is looked at where the host must be given something: sizes and
+one-hot masks, sorted indices, counts. A guess is looked at where the CPU must be given something: sizes and
 values.
 """
 

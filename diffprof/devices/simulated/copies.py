@@ -10,9 +10,9 @@ from diffprof.gpu.signatures import TensorMeta
 from .blocking import ASSIGNS_ON_DEVICE, D2H, D2H_PAGEABLE, H2D, SCALAR_ASSIGNED, STAGED, Wait
 from .choices import assumption, guess_of
 from .dispatch import plain
-from .host_placeholders import INVENTED, invented, stands_for_unknown
+from .host_placeholders import PLACEHOLDER, placeholder, stands_for_unknown
 from .ops import Op
-from .session import SESSION, tell_blocking, tell_invented
+from .session import SESSION, tell_blocking, tell_placeholder
 from .tensor import NAME, SimTensor, covers, host_meta, inner_of, intern_meta, unknown
 
 PINNED = "_diffprof_pinned"
@@ -126,11 +126,11 @@ def _download_into(op: Op, dst: torch.Tensor, src: SimTensor, non_blocking: bool
     if src._cell.known:
         dst.copy_(inner_of(src))
     else:
-        tell_invented(src.shape, src.dtype, assumption(src, "zeros"))
+        tell_placeholder(src.shape, src.dtype, assumption(src, "zeros"))
         guess = guess_of(src)
         dst.zero_() if guess is None else dst.copy_(guess)
         if dst.numel() * dst.element_size() == dst.untyped_storage().nbytes():
-            setattr(dst.untyped_storage(), INVENTED, True)
+            setattr(dst.untyped_storage(), PLACEHOLDER, True)
     return dst
 
 
@@ -164,10 +164,10 @@ def _download(op: Op, src: SimTensor, kwargs: dict[str, object]) -> torch.Tensor
         dtype = kwargs.get("dtype") or src.dtype
         layout = kwargs.get("memory_format") or torch.preserve_format
         like = torch.empty_strided(src.shape, src.stride(), dtype=src.dtype, device="meta")
-        out = invented(torch.empty_like(like, dtype=dtype, memory_format=layout))
+        out = placeholder(torch.empty_like(like, dtype=dtype, memory_format=layout))
         if (guess := guess_of(src)) is not None:
             out.copy_(guess)
-        tell_invented(src.shape, src.dtype, assumption(src, "zeros"))
+        tell_placeholder(src.shape, src.dtype, assumption(src, "zeros"))
     if src._meta.numel:
         tell_op(signature_of(op, (src._meta,), (host_meta(out),), {}, "d2h", src._meta.nbytes))
         # With non_blocking=True the destination is made in pinned memory:

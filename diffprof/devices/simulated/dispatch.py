@@ -2,7 +2,7 @@
 
 `run` is where every op arrives. An op whose inputs are all known is computed on the inner CPU tensors; any
 other has only its geometry inferred, once per distinct call (op, geometry of the tensors, other arguments
-with their types), and remembered. Ops that need a value on the host, copy to or from it, or have a shape that
+with their types), and remembered. Ops that need a value on the CPU, copy to or from it, or have a shape that
 depends on data have a handler of their own (`handlers.py`, `copies.py`).
 """
 
@@ -80,7 +80,7 @@ def run(func: torch._ops.OpOverload, args: tuple, kwargs: dict[str, object] | No
 
 
 def plain(op: Op, args: tuple, kwargs: dict[str, object]) -> Any:
-    """An op whose result's shape depends on geometry only, and which leaves the host running."""
+    """An op whose result's shape depends on geometry only, and which leaves the CPU running."""
     SESSION.ops += 1
     key: list[Any] = [op]
     tensors: list[torch.Tensor] = []

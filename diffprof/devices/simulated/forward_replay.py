@@ -4,7 +4,7 @@ A forward is run once with arguments of one signature. If it left all as it was,
 run while nothing has changed that it could read: their operations and waits are told to the observer again,
 and tensors like those that were returned are made. One that left a change, as a cache that it filled, is run
 again, and must then do what it did and leave all as it was. Values that are not known have no influence on
-what is launched; known ones only where the host reads them: where it reads none, an argument may as well be
+what is launched; known ones only where the CPU reads them: where it reads none, an argument may as well be
 unknown, as the latents are from the second step on. Lists that it is given it may fill and empty: that is
 done again as well.
 """
@@ -339,7 +339,7 @@ def _key(args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[object, .
 
 
 def _signature(leaves: list[object]) -> list[object]:
-    """Of the arguments: tensors by geometry and by what shares memory; all that is on the host by value.
+    """Of the arguments: tensors by geometry and by what shares memory; all that is on the CPU by value.
     Where in a storage a tensor lies makes no difference. Raises Unreadable."""
     found: list[object] = []
     storages: dict[Cell, tuple[int, int]] = {}

@@ -41,7 +41,7 @@ class CapturedGraph:
     cells: WeakSet[Any] = field(default_factory=WeakSet)
 
     def waits(self, kind: str, op: str) -> None:
-        """The host waits, or copies what is not page-locked, while the graph is captured."""
+        """The CPU waits, or copies what is not page-locked, while the graph is captured."""
         copies = kind in ("host-to-device", "device-to-host", "staged-copy")
         self.refused.setdefault(places(list(stack())), (op, REFUSED_COPY if copies else REFUSED_WAIT))
 

@@ -70,7 +70,7 @@ def handler_for(op: Op) -> Handler | None:
     return None
 
 
-# --- values on the host ---------------------------------------------------------------------------
+# --- values on the CPU ---------------------------------------------------------------------------
 
 
 def read(op: Op, args: tuple, kwargs: dict[str, object]) -> Any:
@@ -94,7 +94,7 @@ def equal(op: Op, args: tuple, kwargs: dict[str, object]) -> bool:
         )
     subject = next(t for t in tensors if type(t) is SimTensor)
     if args[0].shape != args[1].shape:
-        return False  # decided on the host: Equal.cpp compares sizes first
+        return False  # decided on the CPU: Equal.cpp compares sizes first
     if not WAITS["equal"].applies(args, kwargs):
         return True  # nothing to compare, or one memory
     if not flags & UNKNOWN:
@@ -120,7 +120,7 @@ def range_by_tensor(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
 
 
 def checked(op: Op, args: tuple, kwargs: dict[str, object]) -> object:
-    """An op that looks at a value on the host but whose result's shape doesn't depend on it.
+    """An op that looks at a value on the CPU but whose result's shape doesn't depend on it.
 
     An error code of the CPU's stops nothing: whether a matrix that is nearly singular can be factorized hangs
     on how the device rounds.

@@ -1,4 +1,4 @@
-"""Where the tensors of a model lie: storages on the simulated device, bytes on the host."""
+"""Where the tensors of a model lie: storages on the simulated device, bytes in host memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Host tensors that stand for data which nobody has, or which the device shall not know.
 
-Offloading keeps weights on the host and uploads them again and again. Their values are of no use to a scan,
+Offloading keeps weights on the CPU and uploads them again and again. Their values are of no use to a scan,
 and on the simulated device they would make it compute for real.
 """
 
@@ -17,20 +17,20 @@ import torch
 
 from .tensor import NAME, intern_meta, unknown
 
-INVENTED = "_diffprof_invented"
+PLACEHOLDER = "_diffprof_placeholder"
 """Attribute of a CPU storage whose zeros stand for unknown data: copied to the device, they are unknown."""
 
 WEIGHT = "_diffprof_weight"
 """Attribute of such a storage that belongs to a model's parameter."""
 
-WITHHELD = "_diffprof_withheld"
+UNKNOWN_ONCE_COPIED = "_diffprof_unknown_once_copied"
 """Attribute of a CPU storage with values of its own, unknown once they are copied to the device."""
 
 MAPPED = 1 << 17
 """Bytes. Larger zeros are pages of the system, which takes no memory for them until they are written."""
 
 
-def invented(like: torch.Tensor) -> torch.Tensor:
+def placeholder(like: torch.Tensor) -> torch.Tensor:
     """Zeros on the CPU of the geometry and dtype of `like` (on any device) that stand for unknown data.
 
     Large ones take no memory until they are written.
@@ -45,16 +45,16 @@ def invented(like: torch.Tensor) -> torch.Tensor:
         # torch.zeros writes its zeros, and calloc those in memory used before: ask the system itself.
         raw = torch.frombuffer(zero_pages(nbytes), dtype=torch.uint8)
         made = raw.view(like.dtype).as_strided(like.shape, like.stride())
-    setattr(made.untyped_storage(), INVENTED, True)
+    setattr(made.untyped_storage(), PLACEHOLDER, True)
     return made
 
 
 def weight_stand_in(like: torch.Tensor) -> torch.Tensor:
-    """What stands for a weight that was never made: on the host, such zeros; on the simulated device, a
+    """What stands for a weight that was never made: on the CPU, such zeros; on the simulated device, a
     tensor without values."""
     if like.device.type == NAME:
         return unknown(intern_meta(like.shape, like.stride(), like.dtype, 0))
-    made = invented(like)
+    made = placeholder(like)
     setattr(made.untyped_storage(), WEIGHT, True)
     return made
 
@@ -75,7 +75,7 @@ def zero_pages(nbytes: int) -> mmap.mmap:
 def stands_for_unknown(t: torch.Tensor) -> bool:
     """Whether a copy of this CPU tensor on the device has unknown values."""
     storage = t.untyped_storage()
-    return bool(getattr(storage, INVENTED, False) or getattr(storage, WITHHELD, False))
+    return bool(getattr(storage, PLACEHOLDER, False) or getattr(storage, UNKNOWN_ONCE_COPIED, False))
 
 
 def array_stands_for_unknown(array: object) -> bool:
@@ -100,13 +100,13 @@ def stacking(stack: Callable[..., object]) -> Callable[..., object]:
         at = axis % (first.ndim + 1)
         shape = (*first.shape[:at], len(listed), *first.shape[at:])
         dtype = torch.from_numpy(np.empty(0, first.dtype)).dtype
-        return invented(torch.empty(shape, dtype=dtype, device="meta")).numpy()
+        return placeholder(torch.empty(shape, dtype=dtype, device="meta")).numpy()
 
     return wrapper
 
 
 def hold_on_host(module: torch.nn.Module) -> None:
-    """Give the parameters of a module that are on `meta` a place on the host, without values or memory."""
+    """Give the parameters of a module that are on `meta` a place on the CPU, without values or memory."""
     memo: dict[int, torch.nn.Parameter] = {}
     for part in module.modules():
         for name, p in part._parameters.items():
@@ -117,20 +117,20 @@ def hold_on_host(module: torch.nn.Module) -> None:
 
 
 @contextmanager
-def withheld(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Inside, the weights that modules and their offloading hooks keep on the host are unknown once they
+def values_unknown(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Inside, the weights that modules and their offloading hooks keep on the CPU are unknown once they
     are copied to the device. Buffers stay known: control flow may look at them."""
     marked = []
     for tensor in _weights_on_the_host(list(modules)):
         storage = tensor.untyped_storage()
-        if not getattr(storage, WITHHELD, False):
-            setattr(storage, WITHHELD, True)
+        if not getattr(storage, UNKNOWN_ONCE_COPIED, False):
+            setattr(storage, UNKNOWN_ONCE_COPIED, True)
             marked.append(storage)
     try:
         yield
     finally:
         for storage in marked:
-            delattr(storage, WITHHELD)
+            delattr(storage, UNKNOWN_ONCE_COPIED)
 
 
 def _weights_on_the_host(modules: list[torch.nn.Module]) -> Iterator[torch.Tensor]:

@@ -83,7 +83,7 @@ def lookup(op: Op, args: tuple, kwargs: dict[str, object], tensors: list, key: t
         return entry
     stand_ins: dict[int, torch.Tensor] = {}
     if op.host_results or op.base in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
-        key = ()  # lengths and batch sizes are values on the host that shapes depend on
+        key = ()  # lengths and batch sizes are values on the CPU that shapes depend on
 
     def stand_in(t: torch.Tensor) -> torch.Tensor:
         found = stand_ins.get(id(t))

@@ -8,7 +8,7 @@ import torch
 
 from .blocking import LIST_READ, PRINTED, SAVED
 from .choices import assumption, guess_of
-from .session import SESSION, may_assume, suspended, tell_blocking, tell_invented
+from .session import SESSION, may_assume, suspended, tell_blocking, tell_placeholder
 from .tensor import _FIELDS, NAME, SimTensor, describe, inner_of, intern_meta, known, unknown
 
 
@@ -36,7 +36,7 @@ def show(t: SimTensor) -> str:
 
 
 def to_list(t: SimTensor) -> object:
-    """`t.tolist()`: one copy to the host."""
+    """`t.tolist()`: one copy to the CPU."""
     is_known = t._cell.known
     tell_blocking(
         LIST_READ.kind,
@@ -53,7 +53,7 @@ def to_list(t: SimTensor) -> object:
     if is_known:
         return inner_of(t).tolist()
     may_assume("Tensor.tolist", tuple(t.shape), t.dtype)
-    tell_invented(t.shape, t.dtype, assumption(t, "zeros"))
+    tell_placeholder(t.shape, t.dtype, assumption(t, "zeros"))
     guess = guess_of(t)
     return (torch.zeros(t.shape, dtype=t.dtype) if guess is None else guess).tolist()
 

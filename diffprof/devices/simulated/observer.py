@@ -14,7 +14,7 @@ from diffprof.model.errors import DiffprofError
 
 
 class UnknownValue(DiffprofError):
-    """The host needs a value that the simulation doesn't have, and none may be assumed.
+    """The CPU needs a value that the simulation doesn't have, and none may be assumed.
 
     op: the operation that asked. shape, dtype: of the tensor whose value was asked for.
     """
@@ -32,7 +32,7 @@ class UnknownValue(DiffprofError):
 
 
 class BlockingKind(enum.StrEnum):
-    """How an operation makes the host wait for the device."""
+    """How an operation makes the CPU wait for the device."""
 
     VALUE_READ = "value-read"
     HOST_INDEX = "host-index"
@@ -46,17 +46,17 @@ class BlockingKind(enum.StrEnum):
 
     @property
     def gives_values(self) -> bool:
-        """Whether the host is given something to decide by: an upload gives it nothing."""
+        """Whether the CPU is given something to decide by: an upload gives it nothing."""
         return self not in (self.HOST_TO_DEVICE, self.STAGED_COPY, self.SYNCHRONIZE)
 
 
 @dataclass(frozen=True, slots=True)
 class Blocking:
-    """One wait of the host.
+    """One wait of the CPU.
 
     op: the operation ("aten::nonzero", "Tensor.tolist"). bytes: moved between device and host, 0 if none.
     shape, dtype: of the tensor that is read or copied. known: whether its values are known. assumed: what
-    stood in for an unknown value. waits: how often the host waits within this one op.
+    stood in for an unknown value. waits: how often the CPU waits within this one op.
     reason, source: from the table in `blocking`.
     """
 
@@ -71,13 +71,13 @@ class Blocking:
     assumed: object = None
     waits: int = 1
     tensor: torch.Tensor | None = None
-    """What is read or copied (for an upload: the host's tensor). Look at it in the callback only."""
+    """What is read or copied (for an upload: the CPU's tensor). Look at it in the callback only."""
     stream: int | None = None
     """The stream that is waited for, where the wait names one."""
 
     @property
     def reads(self) -> bool:
-        """Whether the host was given values that are known."""
+        """Whether the CPU was given values that are known."""
         return self.known and self.kind.gives_values
 
 
@@ -88,7 +88,7 @@ class Observer:
         """Work is launched on the device (views and metadata changes are not told)."""
 
     def blocking(self, event: Blocking) -> None:
-        """The host waits. The frame of the code that caused it is on the stack."""
+        """The CPU waits. The frame of the code that caused it is on the stack."""
 
     def alloc(self, nbytes: int, number: int) -> None:
         """A storage of so many bytes (in the caching allocator's 512-byte units) came to be; number: its own,
@@ -97,8 +97,8 @@ class Observer:
     def free(self, nbytes: int, number: int) -> None:
         """Such a storage was dropped."""
 
-    def invented(self, shape: tuple[int, ...], dtype: torch.dtype, assumed: str) -> None:
-        """Zeros, or what else is assumed, were handed to the host in place of unknown data: what is computed
+    def placeholder(self, shape: tuple[int, ...], dtype: torch.dtype, assumed: str) -> None:
+        """Zeros, or what else is assumed, were handed to the CPU in place of unknown data: what is computed
         from them is made up."""
 
     def opaque(self, name: str) -> None:
@@ -113,7 +113,7 @@ class Observer:
         """What was told since; None: it can't be told again."""
 
     def reads(self, told: Any) -> bool:
-        """Whether the host read values in it that are known, and so may differ."""
+        """Whether the CPU read values in it that are known, and so may differ."""
         return True
 
     def alike(self, one: Any, other: Any) -> bool:

@@ -270,8 +270,8 @@ def _tensor_methods(patches: Patches) -> None:
             return pin(self, device)
         if copies.is_pinned(self):
             return self
-        invented = getattr(self.untyped_storage(), host_placeholders.INVENTED, False)
-        return copies.mark_pinned(host_placeholders.invented(self) if invented else self.clone())
+        placeholder = getattr(self.untyped_storage(), host_placeholders.PLACEHOLDER, False)
+        return copies.mark_pinned(host_placeholders.placeholder(self) if placeholder else self.clone())
 
     def is_pinned(self: torch.Tensor, device: torch.types.Device = None) -> bool:
         """Whether the memory counts as page-locked."""
@@ -280,7 +280,7 @@ def _tensor_methods(patches: Patches) -> None:
     record = torch.Tensor.record_stream
 
     def record_stream(self: torch.Tensor, s: object) -> None:
-        """Memory in use on another stream: there is one order here, and the host never waits for it."""
+        """Memory in use on another stream: there is one order here, and the CPU never waits for it."""
         if type(self) is not SimTensor:
             record(self, s)
 

@@ -1,4 +1,4 @@
-"""Values that the host asks for, and how that is told."""
+"""Values that the CPU asks for, and how that is told."""
 
 from __future__ import annotations
 

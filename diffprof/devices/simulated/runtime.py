@@ -28,8 +28,8 @@ DEFAULT_MEMORY = 80 << 30
 
 
 class Polled:
-    """What the host may ask whether the device has come to it. Of work that nothing was waited for since,
-    the first answer is no. Asked again from the same line, with nothing launched in between, the host is in
+    """What the CPU may ask whether the device has come to it. Of work that nothing was waited for since,
+    the first answer is no. Asked again from the same line, with nothing launched in between, the CPU is in
     a loop that lasts until the device is there: a wait."""
 
     _asked: tuple[CodeType, int, int] | None = None
@@ -70,7 +70,7 @@ class SimulatedEvent(Polled):
         self._launched, self._asked = SESSION.ops, None
 
     def wait(self, stream: object = None) -> None:
-        """Let a stream wait: the host goes on."""
+        """Let a stream wait: the CPU goes on."""
 
     def query(self) -> bool:
         """Whether the point is reached."""
@@ -79,11 +79,11 @@ class SimulatedEvent(Polled):
         return reached
 
     def synchronize(self) -> None:
-        """Let the host wait."""
+        """Let the CPU wait."""
         tell_synchronize("Event.synchronize")
 
     def elapsed_time(self, end: SimulatedEvent) -> float:
-        """Milliseconds between two points, on the host's clock."""
+        """Milliseconds between two points, on the CPU's clock."""
         if self._at is None or end._at is None:
             raise RuntimeError("Both events must be recorded before calculating elapsed time.")
         return (end._at - self._at) * 1e3
@@ -143,14 +143,14 @@ class Stream(Polled):
         return graphs.is_current_stream_capturing()
 
     def synchronize(self) -> None:
-        """Let the host wait."""
+        """Let the CPU wait."""
         tell_synchronize("Stream.synchronize", stream=self.cuda_stream)
 
     def wait_stream(self, stream: object) -> None:
-        """Let this stream wait: the host goes on."""
+        """Let this stream wait: the CPU goes on."""
 
     def wait_event(self, event: object) -> None:
-        """Let this stream wait: the host goes on."""
+        """Let this stream wait: the CPU goes on."""
 
     def record_event(self, event: SimulatedEvent | None = None) -> SimulatedEvent:
         """Mark a point."""
@@ -187,7 +187,7 @@ def _enter(stream: Stream) -> None:
 
 
 class StreamContext:
-    """`torch.cuda.StreamContext`: launch into a stream, None for the one there is. Copies from the host
+    """`torch.cuda.StreamContext`: launch into a stream, None for the one there is. Copies from the CPU
     run in the stream that they are launched into; all else in order."""
 
     def __init__(self, stream: Stream | None) -> None:
@@ -350,7 +350,7 @@ class SimModule(types.ModuleType):
         return [torch.float16, torch.bfloat16, torch.float32]
 
     def empty_cache(self) -> None:
-        """Give cached memory back, for which the host waits."""
+        """Give cached memory back, for which the CPU waits."""
         tell_synchronize("torch.cuda.empty_cache", FREED)
 
     def memory_allocated(self, device: torch.types.Device = None) -> int:
@@ -442,7 +442,7 @@ class SimModule(types.ModuleType):
         return str(getattr(SESSION.spec, "name", "Simulated GPU"))
 
     def synchronize(self, device: torch.types.Device = None) -> None:
-        """Let the host wait for the device."""
+        """Let the CPU wait for the device."""
         tell_synchronize("torch.cuda.synchronize")
 
     def current_stream(self, device: torch.types.Device = None) -> object:

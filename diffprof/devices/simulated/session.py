@@ -34,18 +34,18 @@ class SimulatedSession:
         "forgotten",
         "guessed",
         "hits",
-        "invented_bytes",
         "made_up",
         "misses",
         "observer",
         "on_alloc",
         "on_blocking",
         "on_free",
-        "on_invented",
         "on_op",
         "on_opaque",
+        "on_placeholder",
         "ops",
         "peak",
+        "placeholder_bytes",
         "spec",
         "stream",
         "tf32",
@@ -90,18 +90,18 @@ class SimulatedSession:
         self.observer: Observer | None = None
         self.unknown_reads = "assume"
         self.assumed = 0
-        self.invented_bytes = 0
+        self.placeholder_bytes = 0
         self.on_op: Callable[[OpSignature], None] | None = None
         self.on_blocking: Callable[[Blocking], None] | None = None
         self.on_alloc: Callable[[int, int], None] | None = None
         self.on_free: Callable[[int, int], None] | None = None
-        self.on_invented: Callable[[tuple[int, ...], torch.dtype, str], None] | None = None
+        self.on_placeholder: Callable[[tuple[int, ...], torch.dtype, str], None] | None = None
         self.on_opaque: Callable[[str], None] | None = None
 
     def watch(self, observer: Observer | None) -> None:
         """Send what happens to `observer`; a method it doesn't override is never called."""
         self.observer = observer
-        for name in ("op", "blocking", "alloc", "free", "invented", "opaque"):
+        for name in ("op", "blocking", "alloc", "free", "placeholder", "opaque"):
             told = getattr(observer, name, None)
             wanted = getattr(told, "__func__", told) is not getattr(Observer, name)
             setattr(self, f"on_{name}", told if wanted else None)
@@ -142,7 +142,7 @@ def tell_blocking(
     tensor: torch.Tensor | None = None,
     stream: int | None = None,
 ) -> None:
-    """Report one wait of the host."""
+    """Report one wait of the CPU."""
     SESSION.drained = SESSION.ops
     if QUIET.depth:
         return
@@ -197,9 +197,9 @@ def _remember(op: str) -> None:
     )
 
 
-def tell_invented(shape: tuple[int, ...], dtype: torch.dtype, assumed: str) -> None:
-    """Report that the host was given something in place of unknown data, as zeros."""
+def tell_placeholder(shape: tuple[int, ...], dtype: torch.dtype, assumed: str) -> None:
+    """Report that the CPU was given something in place of unknown data, as zeros."""
     _remember("cpu")
-    callback = SESSION.on_invented
+    callback = SESSION.on_placeholder
     if callback is not None and not QUIET.depth:
         callback(tuple(shape), dtype, assumed)

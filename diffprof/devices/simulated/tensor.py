@@ -125,7 +125,7 @@ class Cell:
     of an older epoch are stale. writes: how often known bytes were overwritten. scalar: made from one Python
     number (see blocking.py, setitem). held: whether changes of what is known count in `SESSION.changes`.
     guess: of unknown bytes, where there is one (choices.py). sources: the numbers of the storages whose known
-    bytes these were computed from on the device; empty: they were sent by the host.
+    bytes these were computed from on the device; empty: they were sent by the CPU.
     """
 
     __slots__ = (
@@ -267,13 +267,13 @@ class SimTensor(torch.Tensor):
 
     @_told_to_modes
     def tolist(self) -> object:
-        """The values as Python numbers: one copy to the host, which waits for it."""
+        """The values as Python numbers: one copy to the CPU, which waits for it."""
         from .methods import to_list
 
         return to_list(self)
 
     def numpy(self, *, force: bool = False) -> object:
-        """As on CUDA: refused, unless forced, which copies to the host."""
+        """As on CUDA: refused, unless forced, which copies to the CPU."""
         if force:
             return self.detach().cpu().resolve_conj().resolve_neg().numpy()
         raise TypeError(
@@ -447,7 +447,7 @@ def inner_of(t: SimTensor) -> torch.Tensor:
 
 
 def sources_of(tensors: Iterable[torch.Tensor]) -> frozenset[int]:
-    """The storages, by number, that the host has sent and these device tensors follow from."""
+    """The storages, by number, that the CPU has sent and these device tensors follow from."""
     found: frozenset[int] = frozenset()
     for t in tensors:
         if type(t) is SimTensor:

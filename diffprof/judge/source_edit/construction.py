@@ -82,9 +82,9 @@ class Construction:
             raise Refused(f"line {self.line} has more than the statement that makes the pipeline")
         assert isinstance(block, cst.IndentedBlock | cst.Module)
         text = rename(statements, {"pipe": self.name})
-        standing = {self.tree.code(each).strip() for each in block.body}
+        present = {self.tree.code(each).strip() for each in block.body}
         module = cst.parse_module(text)
-        wanted = [each for each in module.body if module.code_for_node(each).strip() not in standing]
+        wanted = [each for each in module.body if module.code_for_node(each).strip() not in present]
         what = f"set up `{self.name}`"
         if isinstance(self.statement, cst.Return):
             yield Edit(whole, self.line, what, lambda updated: self._named(updated, wanted))

@@ -1,4 +1,4 @@
-"""Host tables that are indexed by a timestep of the device: indexed by the host's own copy of it."""
+"""Host tables that are indexed by a timestep of the device: indexed by the CPU's own copy of it."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _TIMESTEPS = m.Attribute(m.Name("self"), m.Name("timesteps"))
 
 
 def index_on_host(tree: Tree, line: int, *, table: bool) -> Iterator[Edit]:
-    """`table[timestep]` with a table on the host and a timestep of the device: the host's own copy of it.
+    """`table[timestep]` with a table on the CPU and a timestep of the device: the CPU's own copy of it.
 
     In a loop over timesteps that copy is made before the loop; in a method of a scheduler, in its
-    `set_timesteps`. table: whether a table on the host is indexed in the line.
+    `set_timesteps`. table: whether a table on the CPU is indexed in the line.
     """
     found = list(_searched(tree, line)) or list(_in_loop(tree, line))
     yield from found or _in_scheduler(tree, line, table=table)
 
 
 def _searched(tree: Tree, line: int) -> Iterator[Edit]:
-    """`(self.timesteps == t).nonzero()` in a scheduler's method -> both sides are the host's copies, and so
+    """`(self.timesteps == t).nonzero()` in a scheduler's method -> both sides are the CPU's copies, and so
     is the index."""
     for compared in tree.at(line, m.Comparison(comparisons=[m.ComparisonTarget(m.Equal())])):
         sides = (compared.left, compared.comparisons[0].comparator)
@@ -121,7 +121,7 @@ def _derived(tree: Tree, function: cst.FunctionDef, parameter: str) -> set[str]:
 
 
 def _refuse_beside_index(tree: Tree, used: cst.Name) -> None:
-    """A timestep of the host may index, be compared and computed with; the device may not need it."""
+    """A timestep of the CPU may index, be compared and computed with; the device may not need it."""
     child: cst.CSTNode = used
     for parent in tree.above(used):
         if isinstance(parent, cst.SubscriptElement | cst.Comparison):
@@ -176,8 +176,8 @@ def _with_copy(tree: Tree, inside: cst.ClassDef) -> Iterator[Edit]:
 
 
 def _host_source(tree: Tree, method: cst.FunctionDef) -> str:
-    """What the host's copy is made of: `timesteps.cpu()` for `self.timesteps = timesteps.to(device)`, which
-    copies nothing where that is on the host; else what is on the device is copied back, before the loop."""
+    """What the CPU's copy is made of: `timesteps.cpu()` for `self.timesteps = timesteps.to(device)`, which
+    copies nothing where that is on the CPU; else what is on the device is copied back, before the loop."""
     assigned = tree.within(method, m.Assign(targets=[m.AssignTarget(_TIMESTEPS)]))
     moved = m.Assign(value=m.Call(m.Attribute(m.Name(), m.Name("to")), args=[m.Arg()]))
     if not assigned or not m.matches(assigned[-1], moved):
@@ -239,11 +239,11 @@ def _loop_over(loop: cst.For) -> tuple[str | None, str, cst.BaseExpression] | No
 
 
 _EXACT = cst.Add | cst.Subtract | cst.Multiply | cst.FloorDivide | cst.Modulo
-"""Rounded alike on the host and on the device, unlike a division."""
+"""Rounded alike on the CPU and on the device, unlike a division."""
 
 
 def _is_read(tree: Tree, name: cst.Name) -> bool:
-    """Whether the host needs its value: `t.item()`, `int(t)`, `table[t - 1]`, `t > 500`."""
+    """Whether the CPU needs its value: `t.item()`, `int(t)`, `table[t - 1]`, `t > 500`."""
     child: cst.CSTNode = name
     for parent in tree.above(name):
         if isinstance(parent, cst.Attribute):

@@ -1,4 +1,4 @@
-"""Tables of a scheduler that Python reads, kept on the host."""
+"""Tables of a scheduler that Python reads, kept on the CPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def keep_on_host(tree: Tree, line: int, attribute: str, *, half: str | None = No
     """`self.sigmas = sigmas.to(device)` in the class of a read of `self.sigmas` -> `.to("cpu")`; what else it
     is set to, `.cpu()` behind that.
 
-    half: the half precision that the model runs in. A number of the host takes part in it as it is, one of
+    half: the half precision that the model runs in. A number of the CPU takes part in it as it is, one of
     the device is rounded first (aten/src/ATen/native/cuda/Loops.cuh, opmath_gpu_kernel_with_scalars).
     """
     own = m.Attribute(m.Name("self"), m.Name(attribute))
@@ -94,7 +94,7 @@ def _copied(value: cst.BaseExpression) -> cst.Call:
 
 
 def _refuse_on_device(tree: Tree, used: cst.Attribute) -> None:
-    """A table on the host does for single numbers of it; not for what the device computes with all of it."""
+    """A table on the CPU does for single numbers of it; not for what the device computes with all of it."""
     parent = tree.parents[used]
     line = tree.line(used)
     if m.matches(parent, m.Attribute(attr=_SIZES)) or m.matches(parent, m.Attribute(attr=_VALUES)):

@@ -1,4 +1,4 @@
-"""What is made on the host and sent to the device: made there, filled in there, or sent once."""
+"""What is made on the CPU and sent to the device: made there, filled in there, or sent once."""
 
 from __future__ import annotations
 

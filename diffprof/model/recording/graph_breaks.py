@@ -63,7 +63,7 @@ class BreakCost(Row, frozen=True, kw_only=True):
     saves_ms: float
     """End to end."""
     blocked_ms: float = 0.0
-    """Of the host, by the wait on the same line; 0: no wait comes with it."""
+    """Of the CPU, by the wait on the same line; 0: no wait comes with it."""
     graphs: int = 0
     """CUDA graphs more to launch."""
     kernels: int = 0

@@ -42,5 +42,5 @@ class Unseen(Row, frozen=True, kw_only=True):
     site: Site | None = None
     kind: str = "gap"
     """gap (no evidence there), untimed (its device time is in no figure), branch (other side taken than on
-    CUDA), value (invented values followed), not-reached (a pipeline that the scan of a script was left
+    CUDA), value (assumed values followed), not-reached (a pipeline that the scan of a script was left
     before), left-out (the user's code asks for it, and the figures are of a call without it)."""

@@ -1,4 +1,4 @@
-"""Operations that make the host wait for the device."""
+"""Operations that make the CPU wait for the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SyncRow(Row, frozen=True, kw_only=True):
     op: str
     reason: str
     source: str
-    """Where PyTorch decides that the host waits (file and function)."""
+    """Where PyTorch decides that the CPU waits (file and function)."""
     site: Site
     phase: str
     """encode, prepare, denoise, decode or postprocess."""

@@ -1,4 +1,4 @@
-"""What the host enqueues and the device executes, event by event."""
+"""What the CPU enqueues and the device executes, event by event."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Timeline(Row, frozen=True, kw_only=True):
     device_us: tuple[float, ...] = ()
     stream: tuple[int, ...] = ()
     sync: tuple[int, ...] = ()
-    """Index into Recording.syncs, or -1 when the event does not block the host; -2 blocks without a row."""
+    """Index into Recording.syncs, or -1 when the event does not block the CPU; -2 blocks without a row."""
     launch_latency_us: float = 0.0
     sync_latency_us: float = 0.0
     settle_us: tuple[float, ...] = ()
@@ -74,7 +74,7 @@ class Timeline(Row, frozen=True, kw_only=True):
     """How long the device work of an event did not start although nothing recorded held it up: a column like
     the others. Empty: none was late."""
     pending_limit: int = 1024
-    """Launches that may be queued before the host has to wait (CUDA's launch queue depth)."""
+    """Launches that may be queued before the CPU has to wait (CUDA's launch queue depth)."""
     op_us: float | None = None
     """Host time of an operation without that of the modules that are called before it; only a simulated call
     knows."""

@@ -58,7 +58,7 @@ class GapRow(Row, frozen=True, kw_only=True):
     """The kernel that ran before the gap."""
     before: str | None = None
     during: str | None = None
-    """The runtime call or op that the host was in for most of it, such as `cudaFree of aten::conv2d`."""
+    """The runtime call or op that the CPU was in for most of it, such as `cudaFree of aten::conv2d`."""
     site: Site | None = None
     sync: int | None = None
     count: int = 1
@@ -121,7 +121,7 @@ class MemoryUse(Row, frozen=True, kw_only=True):
     by_step: tuple[int, ...] = ()
     """Live bytes at the end of each denoising step."""
     host_bytes: int | None = None
-    """Of weights that the host keeps for offloading them."""
+    """Of weights that are kept in host memory to be offloaded."""
     peak_phase: str | None = None
     peak_step: int | None = None
     peak_module: str | None = None

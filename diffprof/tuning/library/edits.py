@@ -145,7 +145,7 @@ def computes_with_timestep(file: str, text: str, finding: Finding) -> bool:
 
 
 def _called_by(finding: Finding, functions: Collection[str]) -> bool:
-    """Whether one that is edited as well calls the method, and so hands it what is on the host."""
+    """Whether one that is edited as well calls the method, and so hands it what is on the CPU."""
     site = finding.site
     return site is not None and any(
         frame.function in functions and frame.file == site.file and frame.function != site.function

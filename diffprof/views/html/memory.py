@@ -8,7 +8,7 @@ from diffprof.model.recording import MemoryUse
 from diffprof.model.units import size
 from diffprof.views.html.templates import part
 from diffprof.views.html.timeline import COLUMNS
-from diffprof.views.lanes import ticks
+from diffprof.views.timeline_bands import ticks
 
 _LEFT, _TOP, _HEIGHT = 60, 12, 130
 _GIB = 2**30

@@ -14,18 +14,18 @@ _NO_PARENT = -1
 
 def module_events(events: list[Event]) -> list[Event]:
     """One `python_function` event for each annotated call of a module; its parent is the call around it."""
-    lanes: dict[tuple[object, object], list[Event]] = defaultdict(list)
+    tracks: dict[tuple[object, object], list[Event]] = defaultdict(list)
     for event in events:
         annotates = event.get("cat") == "user_annotation" and event.get("ph") == "X"
         if annotates and str(event.get("name", "")).startswith(MODULE_PREFIX):
-            lanes[event.get("pid"), event.get("tid")].append(event)
+            tracks[event.get("pid"), event.get("tid")].append(event)
     numbers: dict[str, int] = {}
     found: list[Event] = []
-    for lane in lanes.values():
+    for track in tracks.values():
         # Of calls that begin and end together, the outer one stands first in the trace.
-        lane.sort(key=lambda event: (event["ts"], -event["dur"]))
+        track.sort(key=lambda event: (event["ts"], -event["dur"]))
         open_: list[tuple[float, int, str]] = []
-        for event in lane:
+        for event in track:
             while open_ and open_[-1][0] <= event["ts"]:
                 open_.pop()
             path = event["name"][len(MODULE_PREFIX) :]

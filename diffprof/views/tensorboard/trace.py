@@ -43,7 +43,7 @@ _TENSOR_CORE_TYPES = ("tf32", "float16", "bfloat16", "int8", "float8_e4m3fn", "f
 _GRID = 64
 """Parts of a microsecond that are told apart in a recorded trace."""
 
-_NO_LANE = 1
+_NO_TRACK = 1
 """Number of a host thread on which nothing runs."""
 
 _NO_FRAME = ("<built-in", "nn.Module: ", "torch/_ops", "torch/nn/modules/module.py", "<frozen", "runpy")
@@ -127,8 +127,8 @@ def _written(recording: Recording) -> dict[str, Any]:
         document = _clean(document)
     for number, event in enumerate(document["traceEvents"]):
         if event.get("name") == "[memory]":
-            # Only sums were recorded: on a lane without operators, none of them is said to have allocated it.
-            event["tid"] = _NO_LANE
+            # Only sums were recorded: on a track without operators, none is said to have allocated it.
+            event["tid"] = _NO_TRACK
             event["args"]["Addr"] = number
         if event.get("cat") in _DEVICE_WORK:
             index = event["args"]["External id"] - 1
@@ -246,18 +246,18 @@ def _name(event: Event) -> str:
 def add_call_stacks(events: list[Event]) -> int:
     """Give every operator the Python frames that enclose it as `Call stack`, innermost first; returns how
     many got one. Where no frame was recorded, the modules that were called stand for them."""
-    lanes: dict[tuple[object, object], list[Event]] = defaultdict(list)
+    tracks: dict[tuple[object, object], list[Event]] = defaultdict(list)
     for event in events:
         if event.get("ph") == "X" and (
             event.get("cat") in ("python_function", "cpu_op") or _is_module(event)
         ):
-            lanes[event.get("pid"), event.get("tid")].append(event)
+            tracks[event.get("pid"), event.get("tid")].append(event)
     found = 0
-    for lane in lanes.values():
-        lane.sort(key=lambda event: (event["ts"], -event["dur"]))
+    for track in tracks.values():
+        track.sort(key=lambda event: (event["ts"], -event["dur"]))
         frames: list[tuple[float, str]] = []
         modules: list[tuple[float, str]] = []
-        for event in lane:
+        for event in track:
             for open_ in (frames, modules):
                 while open_ and open_[-1][0] <= event["ts"]:
                     open_.pop()
@@ -283,15 +283,15 @@ def _is_module(event: Event) -> bool:
 def link_calls(events: list[Event]) -> None:
     """Give runtime calls the `External id` of the operator around them, by which the plugin knows whose work
     a kernel is. Older traces repeat the correlation id in its place, and some have none."""
-    lanes: dict[tuple[object, object], list[Event]] = defaultdict(list)
+    tracks: dict[tuple[object, object], list[Event]] = defaultdict(list)
     for event in events:
         if event.get("ph") == "X" and event.get("cat") in ("cpu_op", "Runtime"):
-            lanes[event.get("pid"), event.get("tid")].append(event)
+            tracks[event.get("pid"), event.get("tid")].append(event)
     owners: dict[object, object] = {}
-    for lane in lanes.values():
-        lane.sort(key=lambda event: (event["ts"], -event["dur"], event["cat"] == "Runtime"))
+    for track in tracks.values():
+        track.sort(key=lambda event: (event["ts"], -event["dur"], event["cat"] == "Runtime"))
         open_: list[tuple[float, object]] = []
-        for event in lane:
+        for event in track:
             while open_ and open_[-1][0] <= event["ts"]:
                 open_.pop()
             args = event.get("args") or {}
@@ -313,7 +313,7 @@ def _steps(events: list[Event]) -> list[Event]:
     down by step. The call's own mark goes."""
     spans: dict[int, tuple[float, float]] = {}
     worked: set[int] = set()
-    lane: dict[str, object] = {}
+    track: dict[str, object] = {}
     for event in events:
         if event.get("cat") != "user_annotation" or event.get("ph") != "X":
             continue
@@ -322,7 +322,7 @@ def _steps(events: list[Event]) -> list[Event]:
             continue
         start, end = spans.get(phase.step, (event["ts"], event["ts"]))
         spans[phase.step] = (min(start, event["ts"]), max(end, event["ts"] + event["dur"]))
-        lane = {"pid": event.get("pid"), "tid": event.get("tid")}
+        track = {"pid": event.get("pid"), "tid": event.get("tid")}
         # What stands between the last step and the decoder has a number too, and no denoiser.
         if phase.part is not None:
             worked.add(phase.step)
@@ -347,7 +347,7 @@ def _steps(events: list[Event]) -> list[Event]:
             "ph": "X",
             "cat": "user_annotation",
             "name": f"ProfilerStep#{step}",
-            **lane,
+            **track,
             "ts": start,
             "dur": end - start,
             "args": {},

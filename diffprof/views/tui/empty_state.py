@@ -6,7 +6,7 @@ from diffprof.views.tui.article import Article
 from diffprof.views.tui.styles import Writing
 
 
-class Nothing(Article):
+class EmptyState(Article):
     """Not measured is not clean, and is said."""
 
     def __init__(self, what: str, how: str) -> None:

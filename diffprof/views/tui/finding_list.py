@@ -6,25 +6,25 @@ from collections.abc import Sequence
 
 from diffprof.model.finding import Finding, Severity
 from diffprof.views.tui.styles import Span
-from diffprof.views.tui.table import Sheet, SheetColumn
+from diffprof.views.tui.table import TableColumn, TableView
 
 SEVERITY = {Severity.HIGH: "bad", Severity.MEDIUM: "warn", Severity.LOW: "", Severity.INFO: "muted"}
 SHORT_GRADE = {"measured": "meas", "simulated": "sim", "published": "publ"}
 
 
-def finding_columns() -> tuple[SheetColumn[Finding], ...]:
+def finding_columns() -> tuple[TableColumn[Finding], ...]:
     """Rule, how often, cost, phase, place, grade."""
     return (
-        SheetColumn("rule", _rule, 6, value=lambda f: f.rule),
-        SheetColumn("name", lambda f: f.name, 15, grow=True, value=lambda f: f.name),
-        SheetColumn("often", often, 8, right=True, value=lambda f: (f.in_loop, f.per_step, f.count)),
-        SheetColumn(
+        TableColumn("rule", _rule, 6, value=lambda f: f.rule),
+        TableColumn("name", lambda f: f.name, 15, grow=True, value=lambda f: f.name),
+        TableColumn("often", often, 8, right=True, value=lambda f: (f.in_loop, f.per_step, f.count)),
+        TableColumn(
             "blocked ms", lambda f: _ms(f.blocked_ms), 10, right=True, value=lambda f: f.blocked_ms, drop=2
         ),
-        SheetColumn("saves ms", lambda f: _ms(f.saves_ms), 9, right=True, value=lambda f: f.saves_ms),
-        SheetColumn("grade", lambda f: [("muted", SHORT_GRADE[f.grade])], 5, value=lambda f: f.grade, drop=3),
-        SheetColumn("phase", lambda f: [("muted", f.phase or "")], 9, value=lambda f: f.phase, drop=4),
-        SheetColumn("place", _place, 18, grow=True, value=_place_value, end=lambda f: f.site is not None),
+        TableColumn("saves ms", lambda f: _ms(f.saves_ms), 9, right=True, value=lambda f: f.saves_ms),
+        TableColumn("grade", lambda f: [("muted", SHORT_GRADE[f.grade])], 5, value=lambda f: f.grade, drop=3),
+        TableColumn("phase", lambda f: [("muted", f.phase or "")], 9, value=lambda f: f.phase, drop=4),
+        TableColumn("place", _place, 18, grow=True, value=_place_value, end=lambda f: f.site is not None),
     )
 
 
@@ -59,7 +59,7 @@ def _place_value(finding: Finding) -> tuple[str, int] | None:
     return (finding.site.file, finding.site.line) if finding.site else None
 
 
-class FindingList(Sheet[Finding]):
+class FindingList(TableView[Finding]):
     """Findings, in the report's order until sorted."""
 
     def __init__(self, findings: Sequence[Finding], *, empty: str, id: str | None = None) -> None:

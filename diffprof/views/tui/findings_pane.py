@@ -25,7 +25,7 @@ from diffprof.views.tui.finding_list import FindingList
 from diffprof.views.tui.finding_page import finding_page
 from diffprof.views.tui.finding_query import FindingIndex, Query
 from diffprof.views.tui.styles import Writing
-from diffprof.views.tui.table import Sheet
+from diffprof.views.tui.table import TableView
 from diffprof.views.verdict import headline_finding
 
 _KEYS = {"analyzer": "a", "phase": "p", "grade": "g", "loop": "l"}
@@ -109,12 +109,12 @@ class FindingsPane(Container):
             yield _Page()
 
     def on_mount(self) -> None:
-        sheet = self.query_one(FindingList)
+        table = self.query_one(FindingList)
         if (first := headline_finding(self.report)) is not None:
-            sheet.go_to(first)
-        sheet.focus()
+            table.go_to(first)
+        table.focus()
         # After the first screen: colouring source for the first time takes as long as the list.
-        self.call_after_refresh(self._settled, sheet.row)
+        self.call_after_refresh(self._settled, table.row)
 
     def planned(self, plan: Plan) -> None:
         """The plan of fixes has been made: their code and diffs stand on the pages from now on."""
@@ -136,13 +136,13 @@ class FindingsPane(Container):
     def ask(self, query: Query) -> None:
         """Show what matches."""
         self.search = query
-        sheet = self.query_one(FindingList)
-        sheet.empty = (
+        table = self.query_one(FindingList)
+        table.empty = (
             "No finding matches; in the list, x clears the filters." if query.active else self._nothing()
         )
-        sheet.set_rows(self.index.matching(query))
+        table.set_rows(self.index.matching(query))
         values = {name: getattr(query, name) for name in _KEYS}
-        self.query_one(Chips).show(values, len(sheet.rows))
+        self.query_one(Chips).show(values, len(table.rows))
 
     def action_filter(self, name: str) -> None:
         self.ask(self.index.next_choice(self.search, name))
@@ -173,10 +173,10 @@ class FindingsPane(Container):
 
     # --- the current finding -------------------------------------------------------------------------
 
-    @on(Sheet.Moved)
-    def _moved(self, event: Sheet.Moved) -> None:
+    @on(TableView.Moved)
+    def _moved(self, event: TableView.Moved) -> None:
         event.stop()
-        if isinstance(event, Sheet.Chosen):
+        if isinstance(event, TableView.Chosen):
             self._show_alone(True)
             self.query_one(Article).focus()
             return
@@ -196,11 +196,11 @@ class FindingsPane(Container):
 
     def open(self, finding: Finding) -> None:
         """Make a finding the current one, whatever the filters hide."""
-        sheet = self.query_one(FindingList)
-        if all(row is not finding for row in sheet.rows):
+        table = self.query_one(FindingList)
+        if all(row is not finding for row in table.rows):
             self.action_clear()
-        sheet.go_to(finding)
-        sheet.focus()
+        table.go_to(finding)
+        table.focus()
 
     def action_next(self, by: int) -> None:
         self.query_one(FindingList).action_move(by)

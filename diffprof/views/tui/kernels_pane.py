@@ -16,7 +16,7 @@ from diffprof.views.times import on_cpu
 from diffprof.views.tui.filter_bar import Search
 from diffprof.views.tui.kernel_groups import WAYS, KernelGroup, grouped
 from diffprof.views.tui.styles import bar, styled
-from diffprof.views.tui.table import Sheet, SheetColumn
+from diffprof.views.tui.table import TableColumn, TableView
 
 _BAR = 12
 
@@ -25,21 +25,21 @@ def _figure(value: float | None, text: str) -> str:
     return "" if value is None else text.format(value)
 
 
-def kernel_columns(by: str) -> tuple[SheetColumn[KernelGroup], ...]:
+def kernel_columns(by: str) -> tuple[TableColumn[KernelGroup], ...]:
     """The ends of long names tell modules and kernels apart."""
     ends = by in ("module", "kernel")
     return (
-        SheetColumn(by, lambda g: g.name, 28, grow=True, value=lambda g: g.name, end=lambda g: ends),
-        SheetColumn("ms", lambda g: f"{g.device_us / 1e3:,.3f}", 9, right=True, value=lambda g: g.device_us),
-        SheetColumn("share", lambda g: f"{g.share:.1%}", 6, right=True, value=lambda g: g.share),
-        SheetColumn("", lambda g: [("good", bar(g.share, _BAR))], _BAR, drop=2),
-        SheetColumn("calls", lambda g: f"{g.count:,}", 7, right=True, value=lambda g: g.count),
-        SheetColumn("mean us", lambda g: f"{g.mean_us:,.1f}", 9, right=True, value=lambda g: g.mean_us),
-        SheetColumn("family", lambda g: [("muted", g.family)], 9, value=lambda g: g.family, drop=3),
-        SheetColumn(
+        TableColumn(by, lambda g: g.name, 28, grow=True, value=lambda g: g.name, end=lambda g: ends),
+        TableColumn("ms", lambda g: f"{g.device_us / 1e3:,.3f}", 9, right=True, value=lambda g: g.device_us),
+        TableColumn("share", lambda g: f"{g.share:.1%}", 6, right=True, value=lambda g: g.share),
+        TableColumn("", lambda g: [("good", bar(g.share, _BAR))], _BAR, drop=2),
+        TableColumn("calls", lambda g: f"{g.count:,}", 7, right=True, value=lambda g: g.count),
+        TableColumn("mean us", lambda g: f"{g.mean_us:,.1f}", 9, right=True, value=lambda g: g.mean_us),
+        TableColumn("family", lambda g: [("muted", g.family)], 9, value=lambda g: g.family, drop=3),
+        TableColumn(
             "TFLOP/s", lambda g: _figure(g.tflops, "{:,.1f}"), 8, right=True, value=lambda g: g.tflops, drop=4
         ),
-        SheetColumn(
+        TableColumn(
             "GB/s", lambda g: _figure(g.gbytes, "{:,.0f}"), 7, right=True, value=lambda g: g.gbytes, drop=5
         ),
     )
@@ -72,11 +72,11 @@ class KernelsPane(Container):
     def compose(self) -> ComposeResult:
         yield Static(id="kernels-title", markup=False)
         yield Search()
-        yield Sheet[KernelGroup]((), empty="No kernel was recorded.")
+        yield TableView[KernelGroup]((), empty="No kernel was recorded.")
 
     def on_mount(self) -> None:
         self._group()
-        self.query_one(Sheet).focus()
+        self.query_one(TableView).focus()
 
     def _group(self) -> None:
         """Sum up what is shown now."""
@@ -84,9 +84,9 @@ class KernelsPane(Container):
         groups = grouped(rows, self.by, depth=self.depth, whole_us=self.whole_us)
         words = self.text.casefold().split()
         shown = [group for group in groups if all(word in group.name.casefold() for word in words)]
-        sheet = self.query_one(Sheet)
-        sheet.empty = "Nothing matches; x clears the search." if words else "No kernel was recorded."
-        sheet.set_columns(kernel_columns(self.by), shown)
+        table = self.query_one(TableView)
+        table.empty = "Nothing matches; x clears the search." if words else "No kernel was recorded."
+        table.set_columns(kernel_columns(self.by), shown)
         total = sum(group.device_us for group in shown)
         path = "".join(f"{group.name} › " for _, group in self.inside)
         depth = f", {plural(self.depth, 'level')} deep" if self.by == "module" else ""
@@ -113,10 +113,10 @@ class KernelsPane(Container):
         if self.inside:
             self.by, _ = self.inside.pop()
             self._group()
-        self.query_one(Sheet).focus()
+        self.query_one(TableView).focus()
 
-    @on(Sheet.Chosen)
-    def _opened(self, event: Sheet.Chosen) -> None:
+    @on(TableView.Chosen)
+    def _opened(self, event: TableView.Chosen) -> None:
         """What is inside of a group: by another way of grouping."""
         event.stop()
         self.inside.append((self.by, event.row))
@@ -145,4 +145,4 @@ class KernelsPane(Container):
     @on(Search.Left)
     def _searched(self, event: Search.Left) -> None:
         event.stop()
-        self.query_one(Sheet).focus()
+        self.query_one(TableView).focus()

@@ -27,7 +27,7 @@ from diffprof.views.tui.finding_page import source_of
 from diffprof.views.tui.job import Ended, Job, can_run
 from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.styles import Span, Writing, bar, styled
-from diffprof.views.tui.table import Sheet, SheetColumn
+from diffprof.views.tui.table import TableColumn, TableView
 
 _BAR = 10
 _STATUS = {
@@ -87,35 +87,35 @@ class PlanPane(Container):
     def compose(self) -> ComposeResult:
         yield Static(classes="title", markup=False)
         with Vertical(id="plan"):
-            yield Sheet[PlanStep](
+            yield TableView[PlanStep](
                 self._columns(), self.plan.listed, empty="No finding of this run names a fix."
             )
             yield Article()
 
     def on_mount(self) -> None:
-        sheet = self.query_one(Sheet)
-        sheet.focus()
+        table = self.query_one(TableView)
+        table.focus()
         self._total()
-        self._write(sheet.row)
+        self._write(table.row)
 
-    def _columns(self) -> tuple[SheetColumn[PlanStep], ...]:
+    def _columns(self) -> tuple[TableColumn[PlanStep], ...]:
         return (
-            SheetColumn("", self._box, 3),
-            SheetColumn("fix", lambda s: s.fix, 18, grow=True, value=lambda s: s.fix),
-            SheetColumn("what", lambda s: [("muted", s.title)], 20, grow=True, drop=3),
-            SheetColumn(
+            TableColumn("", self._box, 3),
+            TableColumn("fix", lambda s: s.fix, 18, grow=True, value=lambda s: s.fix),
+            TableColumn("what", lambda s: [("muted", s.title)], 20, grow=True, drop=3),
+            TableColumn(
                 "safety", lambda s: [(_SAFETY[s.safety], str(s.safety))], 7, value=lambda s: s.safety
             ),
-            SheetColumn("for", lambda s: [("muted", ",".join(s.rules))], 8, value=lambda s: s.rules, drop=2),
+            TableColumn("for", lambda s: [("muted", ",".join(s.rules))], 8, value=lambda s: s.rules, drop=2),
             *self._tried_column(),
-            SheetColumn("saves ms", _saves, 9, right=True, value=lambda s: s.saves_ms),
-            SheetColumn("grade", lambda s: [("muted", str(s.grade or "–"))], 9, drop=1),
+            TableColumn("saves ms", _saves, 9, right=True, value=lambda s: s.saves_ms),
+            TableColumn("grade", lambda s: [("muted", str(s.grade or "–"))], 9, drop=1),
         )
 
-    def _tried_column(self) -> list[SheetColumn[PlanStep]]:
+    def _tried_column(self) -> list[TableColumn[PlanStep]]:
         if not self.outcomes:
             return []
-        return [SheetColumn("tried", self._became, max(len(each.status) for each in self.outcomes.values()))]
+        return [TableColumn("tried", self._became, max(len(each.status) for each in self.outcomes.values()))]
 
     def _box(self, step: PlanStep) -> list[Span]:
         if not can_be_tried(step):
@@ -130,7 +130,7 @@ class PlanPane(Container):
 
     def action_check(self) -> None:
         """Check or uncheck; what can't stand beside it is unchecked."""
-        step = self.query_one(Sheet).row
+        step = self.query_one(TableView).row
         if step is None:
             return
         if not can_be_tried(step):
@@ -161,7 +161,7 @@ class PlanPane(Container):
 
     def _total(self) -> None:
         """What came of the fixes that were tried, and the predicted length of a call with what is checked."""
-        self.query_one(Sheet).refresh_rows()
+        self.query_one(TableView).refresh_rows()
         after = predicted_ms(self.report, self.plan.steps, self.chosen)
         line = total_line(self.plan, self.chosen, after)
         if gained := tuning.gained(tuple(self.outcomes.values())):
@@ -170,10 +170,10 @@ class PlanPane(Container):
 
     # --- the current step ----------------------------------------------------------------------------
 
-    @on(Sheet.Moved)
-    def _moved(self, event: Sheet.Moved) -> None:
+    @on(TableView.Moved)
+    def _moved(self, event: TableView.Moved) -> None:
         event.stop()
-        if isinstance(event, Sheet.Chosen):
+        if isinstance(event, TableView.Chosen):
             self.action_check()
         else:
             self._write(event.row)
@@ -191,7 +191,7 @@ class PlanPane(Container):
         """Stop applying, if that goes on; what was tried until then is shown."""
         for panel in self.query(JobPanel):
             panel.job.stop()
-        self.query_one(Sheet).focus()
+        self.query_one(TableView).focus()
 
     # --- applying ------------------------------------------------------------------------------------
 
@@ -281,10 +281,10 @@ class PlanPane(Container):
         self.outcomes = {outcome.fix: outcome for outcome in outcomes}
         self.after = report.after
         self.refresh_bindings()
-        sheet = self.query_one(Sheet)
-        place = sheet.cursor
-        sheet.set_columns(self._columns(), self.plan.listed)
-        sheet.action_move(place)
+        table = self.query_one(TableView)
+        place = table.cursor
+        table.set_columns(self._columns(), self.plan.listed)
+        table.action_move(place)
         if said is None:
             self.notify(tuning.total(outcomes), markup=False, timeout=8)
         else:

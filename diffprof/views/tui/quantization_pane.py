@@ -16,7 +16,7 @@ from diffprof.views.quantization import summary
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.finding_list import SHORT_GRADE
 from diffprof.views.tui.styles import Span, Writing, bar, styled
-from diffprof.views.tui.table import Sheet, SheetColumn
+from diffprof.views.tui.table import TableColumn, TableView
 
 _BAR = 24
 _CELL_BAR = 10
@@ -30,7 +30,7 @@ def deciding(row: LinearRow, choice: Quantization | None) -> SchemeTiming | None
     return row.timing(row.scheme, choice.mode) if choice else None
 
 
-def linear_columns(choice: Quantization | None) -> tuple[SheetColumn[LinearRow], ...]:
+def linear_columns(choice: Quantization | None) -> tuple[TableColumn[LinearRow], ...]:
     def speedup(row: LinearRow) -> float | None:
         timing = deciding(row, choice)
         return timing.speedup if timing else None
@@ -47,20 +47,20 @@ def linear_columns(choice: Quantization | None) -> tuple[SheetColumn[LinearRow],
         return [("muted", SHORT_GRADE[timing.grade] if timing else "–")]
 
     return (
-        SheetColumn("rows", lambda r: f"{r.m:,}", 7, right=True, value=lambda r: r.m),
-        SheetColumn("in", lambda r: f"{r.in_features:,}", 6, right=True, value=lambda r: r.in_features),
-        SheetColumn("out", lambda r: f"{r.out_features:,}", 6, right=True, value=lambda r: r.out_features),
-        SheetColumn("kind", lambda r: [("muted", r.kind)], 7, value=lambda r: r.kind, drop=5),
-        SheetColumn("dtype", lambda r: [("muted", r.dtype)], 8, value=lambda r: r.dtype, drop=6),
-        SheetColumn("calls", lambda r: f"{r.count:,}", 6, right=True, value=lambda r: r.count, drop=4),
-        SheetColumn("share", lambda r: _share(r.share), 6, right=True, value=lambda r: r.share),
-        SheetColumn(
+        TableColumn("rows", lambda r: f"{r.m:,}", 7, right=True, value=lambda r: r.m),
+        TableColumn("in", lambda r: f"{r.in_features:,}", 6, right=True, value=lambda r: r.in_features),
+        TableColumn("out", lambda r: f"{r.out_features:,}", 6, right=True, value=lambda r: r.out_features),
+        TableColumn("kind", lambda r: [("muted", r.kind)], 7, value=lambda r: r.kind, drop=5),
+        TableColumn("dtype", lambda r: [("muted", r.dtype)], 8, value=lambda r: r.dtype, drop=6),
+        TableColumn("calls", lambda r: f"{r.count:,}", 6, right=True, value=lambda r: r.count, drop=4),
+        TableColumn("share", lambda r: _share(r.share), 6, right=True, value=lambda r: r.share),
+        TableColumn(
             "best", lambda r: r.quantized or r.scheme or NOT_MEASURED, 14, grow=True, value=lambda r: r.scheme
         ),
-        SheetColumn("speed", lambda r: _times(speedup(r)), 6, right=True, value=speedup),
-        SheetColumn("", speed_bar, _CELL_BAR, drop=2),
-        SheetColumn("grade", grade, 5, drop=1),
-        SheetColumn("choice", _choice, 9, value=lambda r: str(r.worth_it)),
+        TableColumn("speed", lambda r: _times(speedup(r)), 6, right=True, value=speedup),
+        TableColumn("", speed_bar, _CELL_BAR, drop=2),
+        TableColumn("grade", grade, 5, drop=1),
+        TableColumn("choice", _choice, 9, value=lambda r: str(r.worth_it)),
     )
 
 
@@ -100,20 +100,20 @@ class QuantizationPane(Container):
     def compose(self) -> ComposeResult:
         yield Static(styled(*_title(self.recording.quantization)), classes="title", markup=False)
         with Vertical(id="linears"):
-            yield Sheet[LinearRow](
+            yield TableView[LinearRow](
                 linear_columns(self.recording.quantization), self.linears, empty="The call has no linear."
             )
             yield Article()
 
     def on_mount(self) -> None:
-        sheet = self.query_one(Sheet)
-        sheet.focus()
-        self._write(sheet.row)
+        table = self.query_one(TableView)
+        table.focus()
+        self._write(table.row)
 
-    @on(Sheet.Moved)
-    def _moved(self, event: Sheet.Moved) -> None:
+    @on(TableView.Moved)
+    def _moved(self, event: TableView.Moved) -> None:
         event.stop()
-        if isinstance(event, Sheet.Chosen):
+        if isinstance(event, TableView.Chosen):
             self.query_one(Article).focus()
         else:
             self._write(event.row)
@@ -141,9 +141,9 @@ class QuantizationPane(Container):
         article.focus()
 
     def action_back(self) -> None:
-        sheet = self.query_one(Sheet)
-        sheet.focus()
-        self._write(sheet.row)
+        table = self.query_one(TableView)
+        table.focus()
+        self._write(table.row)
 
 
 def _title(choice: Quantization | None) -> list[Span]:

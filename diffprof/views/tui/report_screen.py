@@ -26,7 +26,7 @@ from diffprof.views import render
 from diffprof.views.sections import listings
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.commands import Entry
-from diffprof.views.tui.empty_state import Nothing
+from diffprof.views.tui.empty_state import EmptyState
 from diffprof.views.tui.findings_pane import FindingsPane
 from diffprof.views.tui.key_bar import KeyBar
 from diffprof.views.tui.styles import Writing
@@ -80,7 +80,7 @@ class ReportScreen(Screen[None]):
     def _timeline(self) -> Widget:
         timeline = self.report.recording.timeline
         if timeline is None or not timeline.host_us:
-            return Nothing("Timeline", "Scan on a simulated GPU or on CUDA with the analyzer kernels.")
+            return EmptyState("Timeline", "Scan on a simulated GPU or on CUDA with the analyzer kernels.")
         from diffprof.views.tui.timeline_pane import TimelinePane
 
         return TimelinePane(self.report, timeline)
@@ -88,7 +88,7 @@ class ReportScreen(Screen[None]):
     def _kernels(self) -> Widget:
         recording = self.report.recording
         if recording.kernels is None:
-            return Nothing(
+            return EmptyState(
                 "Kernels", "Scan with `--analyzers kernels`, or import a trace of PyTorch's profiler."
             )
         from diffprof.views.tui.kernels_pane import KernelsPane
@@ -98,7 +98,7 @@ class ReportScreen(Screen[None]):
     def _graphs(self) -> Widget:
         recording = self.report.recording
         if recording.captures is None and recording.graph_breaks is None and recording.recompiles is None:
-            return Nothing("Graph breaks and recompiles", "Scan with `--analyzers graph-breaks`.")
+            return EmptyState("Graph breaks and recompiles", "Scan with `--analyzers graph-breaks`.")
         from diffprof.views.tui.graphs_pane import GraphsPane
 
         return GraphsPane(recording)
@@ -106,15 +106,15 @@ class ReportScreen(Screen[None]):
     def _linears(self) -> Widget:
         recording = self.report.recording
         if recording.linears is None:
-            return Nothing("Linears", "Scan with `--analyzers quantization`.")
+            return EmptyState("Linears", "Scan with `--analyzers quantization`.")
         from diffprof.views.tui.quantization_pane import QuantizationPane
 
         return QuantizationPane(recording, recording.linears)
 
     def _listed(self, listing: Listing) -> Widget:
-        from diffprof.views.tui.listed import listed_sheet
+        from diffprof.views.tui.listed import listed_table
 
-        return listed_sheet(listing, self.report.recording.section(listing.section))
+        return listed_table(listing, self.report.recording.section(listing.section))
 
     def _plan(self) -> Widget:
         if self.plan is None:
@@ -203,7 +203,7 @@ class ReportScreen(Screen[None]):
         if pane.can_focus:
             pane.focus()
             return
-        for widget in pane.query("Sheet, TimelineView, GraphTree"):
+        for widget in pane.query("TableView, TimelineView, GraphTree"):
             widget.focus()
             return
 

@@ -25,7 +25,7 @@ from diffprof.views.alone import render_alone
 from diffprof.views.tui.article import Article
 from diffprof.views.tui.comparison_page import comparison_of
 from diffprof.views.tui.styles import Span, Writing, styled
-from diffprof.views.tui.table import Sheet, SheetColumn
+from diffprof.views.tui.table import TableColumn, TableView
 
 _TICK_S = 10.0
 """Seconds after which ages are written anew."""
@@ -63,26 +63,26 @@ class RunsPane(Container):
     def compose(self) -> ComposeResult:
         yield Static(classes="title", markup=False)
         with Vertical(id="runs"):
-            yield Sheet[StoredRun](self._columns(), empty="Reading…")
+            yield TableView[StoredRun](self._columns(), empty="Reading…")
             yield Article()
 
     def on_mount(self) -> None:
-        self.query_one(Sheet).focus()
+        self.query_one(TableView).focus()
         self.action_reload()
-        self.set_interval(_TICK_S, self.query_one(Sheet).refresh_rows)
+        self.set_interval(_TICK_S, self.query_one(TableView).refresh_rows)
 
-    def _columns(self) -> tuple[SheetColumn[StoredRun], ...]:
+    def _columns(self) -> tuple[TableColumn[StoredRun], ...]:
         return (
-            SheetColumn("", self._mark, 2),
-            SheetColumn("run", self._named, 20, grow=True, value=lambda r: r.name),
-            SheetColumn("target", lambda r: r.target, 12, grow=True, value=lambda r: r.target, drop=4),
-            SheetColumn("device", lambda r: [("muted", r.device)], 14, value=lambda r: r.device, drop=3),
-            SheetColumn("in loop", lambda r: _count(r.in_loop), 7, right=True, value=lambda r: r.in_loop),
-            SheetColumn(
+            TableColumn("", self._mark, 2),
+            TableColumn("run", self._named, 20, grow=True, value=lambda r: r.name),
+            TableColumn("target", lambda r: r.target, 12, grow=True, value=lambda r: r.target, drop=4),
+            TableColumn("device", lambda r: [("muted", r.device)], 14, value=lambda r: r.device, drop=3),
+            TableColumn("in loop", lambda r: _count(r.in_loop), 7, right=True, value=lambda r: r.in_loop),
+            TableColumn(
                 "findings", lambda r: _count(r.findings), 8, right=True, value=lambda r: r.findings, drop=1
             ),
-            SheetColumn("age", self._age, 10, drop=2),
-            SheetColumn("", _note, 10),
+            TableColumn("age", self._age, 10, drop=2),
+            TableColumn("", _note, 10),
         )
 
     def _mark(self, run: StoredRun) -> list[Span]:
@@ -120,12 +120,12 @@ class RunsPane(Container):
         if not self.is_attached:
             return
         self.runs = runs
-        sheet = self.query_one(Sheet)
-        sheet.empty = error or f"No run is stored in {self.traces}."
-        sheet.set_rows(runs)
+        table = self.query_one(TableView)
+        table.empty = error or f"No run is stored in {self.traces}."
+        table.set_rows(runs)
         current = next((run for run in runs if self._is_shown(run)), None)
         if current is not None:
-            sheet.go_to(current)
+            table.go_to(current)
         self._title()
 
     def _title(self, note: str = "") -> None:
@@ -135,13 +135,13 @@ class RunsPane(Container):
 
     # --- one run -------------------------------------------------------------------------------------
 
-    @on(Sheet.Moved)
-    def _moved(self, event: Sheet.Moved) -> None:
+    @on(TableView.Moved)
+    def _moved(self, event: TableView.Moved) -> None:
         event.stop()
-        if isinstance(event, Sheet.Chosen) and event.row.alone:
+        if isinstance(event, TableView.Chosen) and event.row.alone:
             self._show_alone(True)
             self.query_one(Article).focus()
-        elif isinstance(event, Sheet.Chosen):
+        elif isinstance(event, TableView.Chosen):
             self.post_message(self.Opened(event.row.folder))
         elif event.row is not None:
             self.query_one(Article).show(_page(event.row))
@@ -149,20 +149,20 @@ class RunsPane(Container):
     # --- two runs ------------------------------------------------------------------------------------
 
     def action_mark(self) -> None:
-        run = self.query_one(Sheet).row
+        run = self.query_one(TableView).row
         if run is None or run.error or run.alone:
             return
         if run.folder in self.marked:
             self.marked.remove(run.folder)
         else:
             self.marked = [*self.marked, run.folder][-2:]
-        self.query_one(Sheet).refresh_rows()
+        self.query_one(TableView).refresh_rows()
         self._title()
 
     def action_compare(self) -> None:
         """A and B; with one mark, that one and the current run; with none, the run on the screen and the
         current one, the older as A."""
-        row = self.query_one(Sheet).row
+        row = self.query_one(TableView).row
         run = None if row is None or row.alone else row
         pair = list(self.marked)
         if len(pair) == 1 and run is not None and run.folder not in pair:
@@ -189,11 +189,11 @@ class RunsPane(Container):
 
     def action_back(self) -> None:
         self._show_alone(False)
-        self.query_one(Sheet).focus()
+        self.query_one(TableView).focus()
 
     def _show_alone(self, alone: bool) -> None:
         """The page with or without the list."""
-        self.query_one(Sheet).display = not alone
+        self.query_one(TableView).display = not alone
         self.query_one(Article).set_class(alone, "-alone")
 
 

@@ -20,13 +20,13 @@ from diffprof.views.tui.article import Article
 from diffprof.views.tui.key_bar import KeyBar
 from diffprof.views.tui.styles import Span, Writing, bar
 from diffprof.views.tui.tab_strip import TabStrip
-from diffprof.views.tui.table import Sheet, SheetColumn
+from diffprof.views.tui.table import TableColumn, TableView
 
 _BAR = 12
 _STYLES = {OK: "", FAILED: "bad"}
 
 
-def row_columns(rows: Sequence[SweepRow]) -> tuple[SheetColumn[SweepRow], ...]:
+def row_columns(rows: Sequence[SweepRow]) -> tuple[TableColumn[SweepRow], ...]:
     """Of rows of a sweep; the bar is full at the longest image of the row's subject."""
     longest: dict[str, float] = {}
     for row in rows:
@@ -40,34 +40,34 @@ def row_columns(rows: Sequence[SweepRow]) -> tuple[SheetColumn[SweepRow], ...]:
         return [("accent", bar((row.seconds_per_image or 0.0) / whole, _BAR) if whole else "")]
 
     columns = (
-        SheetColumn(
+        TableColumn(
             "target", lambda r: [(_STYLES.get(r.status, "muted"), subject(r))], 10, True, value=subject
         ),
-        SheetColumn("device", cell("device"), 12, value=lambda r: r.device),
-        SheetColumn("mode", cell("mode"), 9, value=lambda r: r.mode),
-        SheetColumn("batch", cell("batch"), 5, right=True, value=lambda r: r.batch),
-        SheetColumn("seconds", cell("seconds"), 8, right=True, value=lambda r: r.seconds, drop=3),
-        SheetColumn("s/image", cell("image"), 8, right=True, value=lambda r: r.seconds_per_image),
-        SheetColumn("", share, _BAR, drop=2),
-        SheetColumn("for 1,000", cell("cost"), 9, right=True, value=lambda r: r.per_thousand, drop=4),
-        SheetColumn("GiB of", cell("memory"), 13, right=True, value=lambda r: r.peak_gib),
-        SheetColumn("waits", cell("waits"), 5, right=True, value=lambda r: r.waits, drop=6),
-        SheetColumn("bound by", cell("bound"), 8, value=lambda r: r.bound, drop=5),
-        SheetColumn("", cell("reason"), 6, True, drop=7),
+        TableColumn("device", cell("device"), 12, value=lambda r: r.device),
+        TableColumn("mode", cell("mode"), 9, value=lambda r: r.mode),
+        TableColumn("batch", cell("batch"), 5, right=True, value=lambda r: r.batch),
+        TableColumn("seconds", cell("seconds"), 8, right=True, value=lambda r: r.seconds, drop=3),
+        TableColumn("s/image", cell("image"), 8, right=True, value=lambda r: r.seconds_per_image),
+        TableColumn("", share, _BAR, drop=2),
+        TableColumn("for 1,000", cell("cost"), 9, right=True, value=lambda r: r.per_thousand, drop=4),
+        TableColumn("GiB of", cell("memory"), 13, right=True, value=lambda r: r.peak_gib),
+        TableColumn("waits", cell("waits"), 5, right=True, value=lambda r: r.waits, drop=6),
+        TableColumn("bound by", cell("bound"), 8, value=lambda r: r.bound, drop=5),
+        TableColumn("", cell("reason"), 6, True, drop=7),
     )
     return tuple(each for each in columns if each.title != "for 1,000" or any(r.per_thousand for r in rows))
 
 
-def curve_columns() -> tuple[SheetColumn[Curve], ...]:
+def curve_columns() -> tuple[TableColumn[Curve], ...]:
     """Of curves over any axis."""
     return (
-        SheetColumn("over", lambda c: c.axis, 6, value=lambda c: c.axis),
-        SheetColumn("target", lambda c: c.target, 10, True, value=lambda c: c.target),
-        SheetColumn("device", lambda c: c.device, 12, value=lambda c: c.device),
-        SheetColumn("mode", lambda c: c.mode, 9, value=lambda c: c.mode),
-        SheetColumn("", lambda c: c.other, 6, True, drop=1),
-        SheetColumn("shape", lambda c: [("accent", sparkline([us for _, us in c.points]))], 8),
-        SheetColumn("s/image", _points, 24, True, value=lambda c: c.points[-1][1]),
+        TableColumn("over", lambda c: c.axis, 6, value=lambda c: c.axis),
+        TableColumn("target", lambda c: c.target, 10, True, value=lambda c: c.target),
+        TableColumn("device", lambda c: c.device, 12, value=lambda c: c.device),
+        TableColumn("mode", lambda c: c.mode, 9, value=lambda c: c.mode),
+        TableColumn("", lambda c: c.other, 6, True, drop=1),
+        TableColumn("shape", lambda c: [("accent", sparkline([us for _, us in c.points]))], 8),
+        TableColumn("s/image", _points, 24, True, value=lambda c: c.points[-1][1]),
     )
 
 
@@ -94,15 +94,15 @@ class SweepScreen(Screen[None]):
         yield TabStrip(("Frontier", "Curves", "Table"), summary(self.rows))
         with ContentSwitcher(initial="tab-1"):
             with Vertical(id="tab-1"):
-                yield Sheet[SweepRow](row_columns(kept), kept, empty="No row has a time.")
+                yield TableView[SweepRow](row_columns(kept), kept, empty="No row has a time.")
                 yield Article()
-            yield Sheet[Curve](curve_columns(), found, empty="No axis has two values.", id="tab-2")
-            yield Sheet[SweepRow](row_columns(self.rows), self.rows, empty="No row.", id="tab-3")
+            yield TableView[Curve](curve_columns(), found, empty="No axis has two values.", id="tab-2")
+            yield TableView[SweepRow](row_columns(self.rows), self.rows, empty="No row.", id="tab-3")
         yield KeyBar()
 
     async def on_mount(self) -> None:
         await self.action_tab(1)
-        self._write(self.query_one("#tab-1 Sheet", Sheet).row)
+        self._write(self.query_one("#tab-1 TableView", TableView).row)
 
     async def action_tab(self, tab: int) -> None:
         """Open a tab."""
@@ -110,16 +110,16 @@ class SweepScreen(Screen[None]):
         switcher.current = f"tab-{tab}"
         self.query_one(TabStrip).show(tab)
         where = self.query_one(f"#tab-{tab}")
-        (where if isinstance(where, Sheet) else where.query_one(Sheet)).focus()
+        (where if isinstance(where, TableView) else where.query_one(TableView)).focus()
 
     @on(TabStrip.Pressed)
     async def _tab(self, event: TabStrip.Pressed) -> None:
         await self.action_tab(event.number)
 
-    @on(Sheet.Moved)
-    def _moved(self, event: Sheet.Moved) -> None:
+    @on(TableView.Moved)
+    def _moved(self, event: TableView.Moved) -> None:
         event.stop()
-        if event.sheet.id is None:
+        if event.table.id is None:
             self._write(event.row)
 
     def _write(self, row: SweepRow | None) -> None:

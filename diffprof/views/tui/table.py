@@ -24,11 +24,11 @@ from diffprof.views.tui.styles import Span, line_style
 
 T = TypeVar("T")
 Cell = str | list[Span]
-"""Text, or spans of it; the sheet cleans and cuts them."""
+"""Text, or spans of it; the table cleans and cuts them."""
 
 
 @dataclass(frozen=True)
-class SheetColumn(Generic[T]):
+class TableColumn(Generic[T]):
     """One column. cells: its width, or the least one of a column that grows.
 
     value: what it is sorted by; None: it is not. drop: on a narrow screen, columns with the highest number
@@ -46,10 +46,10 @@ class SheetColumn(Generic[T]):
     """Whether, where a row's text does not fit, its end is shown."""
 
 
-class Sheet(LineView, Generic[T], can_focus=True):
+class TableView(LineView, Generic[T], can_focus=True):
     """Rows of any kind under a header, one of them current."""
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"sheet--header", "sheet--cursor", "sheet--row"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"table--header", "table--cursor", "table--row"}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("down,j", "move(1)", "Down", show=False),
         Binding("up,k", "move(-1)", "Up", show=False),
@@ -65,21 +65,21 @@ class Sheet(LineView, Generic[T], can_focus=True):
     class Moved(Message):
         """Another row is current; row: None when there is none."""
 
-        def __init__(self, sheet: Sheet, row: Any) -> None:
+        def __init__(self, table: TableView, row: Any) -> None:
             super().__init__()
-            self.sheet = sheet
+            self.table = table
             self.row = row
 
         @property
-        def control(self) -> Sheet:
-            return self.sheet
+        def control(self) -> TableView:
+            return self.table
 
     class Chosen(Moved):
         """A row was opened: Enter, or a second click."""
 
     def __init__(
         self,
-        columns: Sequence[SheetColumn[T]],
+        columns: Sequence[TableColumn[T]],
         rows: Sequence[T] = (),
         *,
         empty: str = "",
@@ -89,14 +89,14 @@ class Sheet(LineView, Generic[T], can_focus=True):
         super().__init__(id=id)
         self.columns = tuple(columns)
         self.empty = empty
-        self.sort_column: SheetColumn[T] | None = None
+        self.sort_column: TableColumn[T] | None = None
         self.reversed = False
         self.cursor = 0
         self._given: Sequence[T] = rows
         self._rows: Sequence[T] = rows
-        self._layout: list[tuple[SheetColumn[T], int]] = []
+        self._layout: list[tuple[TableColumn[T], int]] = []
         self._strips: dict[tuple[int, bool], Strip] = {}
-        self._inks: dict[str, Style] = {}
+        self._text_styles: dict[str, Style] = {}
         self._placed: Size | None = None
 
     # --- data ----------------------------------------------------------------------------------------
@@ -116,14 +116,14 @@ class Sheet(LineView, Generic[T], can_focus=True):
         self._given = rows
         self._arrange(self.row)
 
-    def set_columns(self, columns: Sequence[SheetColumn[T]], rows: Sequence[T]) -> None:
+    def set_columns(self, columns: Sequence[TableColumn[T]], rows: Sequence[T]) -> None:
         """Another table, from its top, in the order given."""
         self.columns, self.sort_column, self.reversed = tuple(columns), None, False
         self._given, self._rows = rows, rows
         self._lay_out()
         self._arrange(None)
 
-    def sort_by(self, column: SheetColumn[T] | None, *, reverse: bool = False) -> None:
+    def sort_by(self, column: TableColumn[T] | None, *, reverse: bool = False) -> None:
         """Largest number or first text on top; rows without a value last. None: in the order given."""
         self.sort_column, self.reversed = column, reverse
         self._arrange(self.row)
@@ -249,7 +249,7 @@ class Sheet(LineView, Generic[T], can_focus=True):
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._strips.clear()
-        self._inks.clear()
+        self._text_styles.clear()
 
     def _fit(self) -> None:
         self.set_length(len(self._rows) + 1)
@@ -274,10 +274,10 @@ class Sheet(LineView, Generic[T], can_focus=True):
             return self._header(columns)
         place = self.scroll_offset.y + y - 1
         if place >= len(self._rows):
-            base = self._style("sheet--row")
+            base = self._style("table--row")
             if y == 1 and not self._rows and self.empty:
                 text = cut(clean(self.empty), columns - 2)
-                return _strip([Segment(" " + text, self._ink("muted"))], columns, base)
+                return _strip([Segment(" " + text, self._text_style("muted"))], columns, base)
             return Strip.blank(columns, base)
         key = (place, place == self.cursor)
         found = self._strips.get(key)
@@ -288,13 +288,13 @@ class Sheet(LineView, Generic[T], can_focus=True):
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(name)
 
-    def _ink(self, name: str) -> Style:
-        if name not in self._inks:
-            self._inks[name] = line_style(self, name)
-        return self._inks[name]
+    def _text_style(self, name: str) -> Style:
+        if name not in self._text_styles:
+            self._text_styles[name] = line_style(self, name)
+        return self._text_styles[name]
 
     def _header(self, columns: int) -> Strip:
-        style = self._style("sheet--header")
+        style = self._style("table--header")
         texts = []
         for column, cells in self._layout:
             title = column.title
@@ -304,7 +304,7 @@ class Sheet(LineView, Generic[T], can_focus=True):
         return _strip([Segment(" " + " ".join(texts), style)], columns, style)
 
     def _drawn(self, row: T, current: bool, columns: int) -> Strip:
-        base = self._style("sheet--cursor" if current else "sheet--row")
+        base = self._style("table--cursor" if current else "table--row")
         segments = [Segment(" ", base)]
         for column, cells in self._layout:
             cell = column.cell(row)
@@ -326,7 +326,7 @@ class Sheet(LineView, Generic[T], can_focus=True):
             # A name of megabytes is cut before it is looked at.
             shown = cut(clean(text[: 4 * cells + 8]), left)
             left -= width(shown)
-            drawn.append(Segment(shown, base if plain or not name else self._ink(name)))
+            drawn.append(Segment(shown, base if plain or not name else self._text_style(name)))
         gap = Segment(" " * max(left, 0), base)
         return [gap, *drawn] if right else [*drawn, gap]
 

@@ -1,4 +1,4 @@
-"""The timeline: lanes, and what happens under the cursor."""
+"""The timeline: tracks, and what happens under the cursor."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from diffprof.model.recording import Timeline
 from diffprof.model.report import Report
 from diffprof.model.units import milliseconds, number, place, plural
 from diffprof.views.tui.article import Article
-from diffprof.views.tui.lanes import lanes_of
 from diffprof.views.tui.styles import Writing, styled
+from diffprof.views.tui.timeline_tracks import tracks_of
 from diffprof.views.tui.timeline_view import TimelineView
 
 _MOST_WAITS = 3
@@ -48,7 +48,7 @@ class TimelinePane(Container):
         super().__init__()
         self.report = report
         self.timeline = timeline
-        self.recorded = lanes_of(timeline)
+        self.recorded = tracks_of(timeline)
         self.without: Finding | None = None
         self._phases = phase_of_events(timeline)
 
@@ -69,11 +69,11 @@ class TimelinePane(Container):
         """Show the call as it would run without a finding; None: as recorded."""
         self.without = finding
         self.refresh_bindings()
-        lanes = self.recorded
+        tracks = self.recorded
         if finding is not None:
-            lanes = lanes_of(self.timeline, removal(finding.evidence, self.report.recording))
-        self._title(lanes.total_us)
-        self.query_one(TimelineView).show(lanes)
+            tracks = tracks_of(self.timeline, removal(finding.evidence, self.report.recording))
+        self._title(tracks.total_us)
+        self.query_one(TimelineView).show(tracks)
 
     def action_as_recorded(self) -> None:
         self.leave_out(None)
@@ -112,9 +112,9 @@ class TimelinePane(Container):
 
     def _findings(self, start: float, end: float) -> Iterator[Finding]:
         """What rests on a wait or kernel here, the finding that rests on the fewest first."""
-        lanes = self.query_one(TimelineView).lanes
-        rows = {mark.row for mark in lanes.marks_in(start, end)}
-        events = {mark.event for mark in lanes.marks_in(start, end)} | set(lanes.device_events(start, end))
+        tracks = self.query_one(TimelineView).tracks
+        rows = {mark.row for mark in tracks.marks_in(start, end)}
+        events = {mark.event for mark in tracks.marks_in(start, end)} | set(tracks.device_events(start, end))
         for finding in sorted(self.report.findings, key=_extent):
             if rows & set(finding.evidence.syncs) or events & set(finding.evidence.events):
                 yield finding
@@ -122,7 +122,7 @@ class TimelinePane(Container):
     def _page(self, start: float, end: float) -> Writing:
         page = Writing()
         view = self.query_one(TimelineView)
-        lanes = view.lanes
+        tracks = view.tracks
         middle = (start + end) / 2
         page.flow(
             ("strong", f"{start / 1e3:,.3f} ms"),
@@ -132,7 +132,7 @@ class TimelinePane(Container):
             ),
         )
         rows = self.report.recording.syncs or ()
-        marks = lanes.marks_in(start, end)
+        marks = tracks.marks_in(start, end)
         for mark in marks[:_MOST_WAITS]:
             blocked = milliseconds((mark.end_us - mark.start_us) / 1e3)
             if 0 <= mark.row < len(rows):
@@ -143,14 +143,14 @@ class TimelinePane(Container):
                 page.fact("sync", f"blocks {blocked}")
         if len(marks) > _MOST_WAITS:
             page.fact("", ("muted", f"and {plural(len(marks) - _MOST_WAITS, 'more sync')}"))
-        host, device = lanes.host_event(middle), lanes.device_event(middle)
+        host, device = tracks.host_event(middle), tracks.device_event(middle)
         page.fact("host", self._event(host) if host is not None else "idle: done, or not begun")
         if device is None:
             page.fact("gpu", "idle")
         else:
-            length = lanes.run.device_end[device] - lanes.run.device_start[device]
+            length = tracks.run.device_end[device] - tracks.run.device_start[device]
             page.fact("gpu", f"{self._event(device)}, {number(length)} us")
-        started = lanes.device_events(start, end)
+        started = tracks.device_events(start, end)
         if len(started) > 1:
             kinds = Counter(self._kernel(event) for event in started)
             names = ", ".join(f"{n:,} {name}" for name, n in kinds.most_common(4))

@@ -1,4 +1,4 @@
-"""The drawing of the lanes: one column a slice of time, one row a lane."""
+"""The drawing of the tracks: one column a slice of time, one row a track."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from diffprof.model.plain import clean, cut, pad
-from diffprof.views.tui.lanes import LanePhase, Stretches, TimelineLanes, Window, ticks, time_text
+from diffprof.views.tui.timeline_tracks import Stretches, TimelineTracks, TrackPhase, Window, ticks, time_text
 
 Cells = Sequence[tuple[str, Style]]
 """A character and its style, for each column."""
 Row = tuple[str, Cells]
-"""A lane's name and its cells."""
+"""A track's name and its cells."""
 LABEL = 12
-"""Cells of the lanes' names."""
+"""Cells of the tracks' names."""
 _HEIGHTS = " ▁▂▃▄▅▆▇█"
 _MAP = "call"
 """The row that shows the whole call; the cursor is not on it."""
@@ -33,21 +33,21 @@ _PAN = 0.25
 
 
 class TimelineView(Widget, can_focus=True):
-    """Lanes over a window of time, with a cursor; posts `Pointed` when window or cursor move."""
+    """Tracks over a window of time, with a cursor; posts `Pointed` when window or cursor move."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "lane--label",
-        "lane--ruler",
-        "lane--part",
-        "lane--part-odd",
-        "lane--host",
-        "lane--full",
-        "lane--wait",
-        "lane--device",
-        "lane--family",
-        "lane--map",
-        "lane--map-window",
-        "lane--cursor",
+        "track--label",
+        "track--ruler",
+        "track--part",
+        "track--part-odd",
+        "track--host",
+        "track--full",
+        "track--wait",
+        "track--device",
+        "track--family",
+        "track--map",
+        "track--map-window",
+        "track--cursor",
     }
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "step(-1)", "Left", show=False),
@@ -76,10 +76,12 @@ class TimelineView(Widget, can_focus=True):
     class Chosen(Pointed):
         """The cursor's place was opened."""
 
-    def __init__(self, lanes: TimelineLanes) -> None:
+    def __init__(self, tracks: TimelineTracks) -> None:
         super().__init__()
-        self.lanes = lanes
-        self.window = Window(0.0, max(lanes.total_us, Window.LEAST_US), max(lanes.total_us, Window.LEAST_US))
+        self.tracks = tracks
+        self.window = Window(
+            0.0, max(tracks.total_us, Window.LEAST_US), max(tracks.total_us, Window.LEAST_US)
+        )
         self.cursor = 0
         self._drag: tuple[int, Window] | None = None
         self._dragged = False
@@ -87,10 +89,10 @@ class TimelineView(Widget, can_focus=True):
         self._drawn: list[Row] = []
         self._strips: list[Strip] = []
 
-    def show(self, lanes: TimelineLanes) -> None:
-        """Other lanes; the window stays where it is, as far as they reach."""
-        self.lanes = lanes
-        total = max(lanes.total_us, Window.LEAST_US)
+    def show(self, tracks: TimelineTracks) -> None:
+        """Other tracks; the window stays where it is, as far as they reach."""
+        self.tracks = tracks
+        total = max(tracks.total_us, Window.LEAST_US)
         whole = self.window.length_us >= self.window.total_us
         window = Window(0.0, total, total)
         self.window = window if whole else window.at(self.window.start_us, self.window.length_us)
@@ -153,7 +155,7 @@ class TimelineView(Widget, can_focus=True):
     def action_zoom(self, by: int) -> None:
         """Around the cursor, or the wait that it is on."""
         start = self.window.start_us + self.cursor * self.column_us
-        marks = self.lanes.marks_in(start, start + self.column_us)
+        marks = self.tracks.marks_in(start, start + self.column_us)
         time = marks[0].start_us if marks else self.cursor_us
         self.window = self.window.zoomed(_ZOOM**-by, time)
         self.go_to(time)
@@ -164,9 +166,9 @@ class TimelineView(Widget, can_focus=True):
         self.go_to(time)
 
     def action_part(self) -> None:
-        """The step or phase under the cursor, on the host; again: the whole call."""
-        part = _part_at(self.lanes.host_parts, self.cursor_us) or _part_at(
-            self.lanes.device_parts, self.cursor_us
+        """The step or phase under the cursor, on the CPU; again: the whole call."""
+        part = _part_at(self.tracks.host_parts, self.cursor_us) or _part_at(
+            self.tracks.device_parts, self.cursor_us
         )
         if part is None:
             return
@@ -179,7 +181,7 @@ class TimelineView(Widget, can_focus=True):
 
     def action_wait(self, by: int) -> None:
         edge = self.window.start_us + (self.cursor + (by > 0)) * self.column_us
-        mark = self.lanes.mark_beside(edge - (1e-9 if by > 0 else 0.0), before=by < 0)
+        mark = self.tracks.mark_beside(edge - (1e-9 if by > 0 else 0.0), before=by < 0)
         if mark is None:
             self.notify("No wait there.", timeout=2)
         else:
@@ -243,7 +245,7 @@ class TimelineView(Widget, can_focus=True):
     # --- drawing -------------------------------------------------------------------------------------
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        key = (self.window, self.columns, id(self.lanes), self.app.theme, self.has_focus)
+        key = (self.window, self.columns, id(self.tracks), self.app.theme, self.has_focus)
         if key != self._drawn_for:
             self._drawn_for, self._drawn = key, list(self._draw())
         self._strips = [self._row(label, cells) for label, cells in self._drawn]
@@ -254,28 +256,28 @@ class TimelineView(Widget, can_focus=True):
 
     def _draw(self) -> Iterator[Row]:
         """Every row without the cursor."""
-        lanes = self.lanes
+        tracks = self.tracks
         yield self._map()
         yield self._ruler()
-        yield self._parts("host phase", lanes.host_parts)
-        yield self._lane("host", [(lanes.host, "lane--host")])
-        yield self._lane("waits", [(lanes.waits, "lane--wait"), (lanes.full, "lane--full")])
+        yield self._parts("host phase", tracks.host_parts)
+        yield self._track("host", [(tracks.host, "track--host")])
+        yield self._track("waits", [(tracks.waits, "track--wait"), (tracks.full, "track--full")])
         yield self._marks()
-        yield self._parts("gpu phase", lanes.device_parts)
-        for stream, spans in lanes.device.items():
-            name = "gpu" if len(lanes.device) == 1 else f"stream {stream}"
-            yield self._lane(name, [(spans, "lane--device")])
-        for name, spans in lanes.families.items():
-            yield self._lane(f" {name}", [(spans, "lane--family")])
+        yield self._parts("gpu phase", tracks.device_parts)
+        for stream, spans in tracks.device.items():
+            name = "gpu" if len(tracks.device) == 1 else f"stream {stream}"
+            yield self._track(name, [(spans, "track--device")])
+        for name, spans in tracks.families.items():
+            yield self._track(f" {name}", [(spans, "track--family")])
 
     def _style(self, name: str) -> Style:
         return self.get_component_rich_style(name)
 
     def _row(self, label: str, cells: Cells) -> Strip:
         """A label and one character a column; the cursor's column stands out."""
-        segments = [Segment(pad(f" {cut(clean(label), LABEL - 2)}", LABEL), self._style("lane--label"))]
+        segments = [Segment(pad(f" {cut(clean(label), LABEL - 2)}", LABEL), self._style("track--label"))]
         at = self.cursor if label != _MAP else -1
-        mark = self._style("lane--cursor")
+        mark = self._style("track--cursor")
         for column, (char, style) in enumerate(cells):
             if column == at:
                 segments.append(Segment(char, style + mark))
@@ -289,7 +291,7 @@ class TimelineView(Widget, can_focus=True):
         start, each = self.window.start_us, self.column_us
         return [start + n * each for n in range(self.columns + 1)]
 
-    def _lane(self, label: str, layers: Sequence[tuple[Stretches, str]]) -> Row:
+    def _track(self, label: str, layers: Sequence[tuple[Stretches, str]]) -> Row:
         """How busy each slice was, in eighths; the busiest layer gives the colour."""
         edges = self._edges()
         totals = [[spans.until(edge) for edge in edges] for spans, _ in layers]
@@ -307,8 +309,8 @@ class TimelineView(Widget, can_focus=True):
     def _map(self) -> Row:
         """The whole call, and where in it the window is."""
         total = self.window.total_us
-        device = list(self.lanes.device.values())
-        plain, inside = self._style("lane--map"), self._style("lane--map-window")
+        device = list(self.tracks.device.values())
+        plain, inside = self._style("track--map"), self._style("track--map-window")
         each = total / self.columns
         first, last = self.window.start_us / each, self.window.end_us / each
         cells = []
@@ -328,13 +330,13 @@ class TimelineView(Widget, can_focus=True):
             for n, char in enumerate(f"╵{time_text(tick, gap)}"):
                 if 0 <= at + n < self.columns:
                     text[at + n] = char
-        style = self._style("lane--ruler")
+        style = self._style("track--ruler")
         return "", [(char, style) for char in text]
 
-    def _parts(self, label: str, parts: Sequence[LanePhase]) -> Row:
+    def _parts(self, label: str, parts: Sequence[TrackPhase]) -> Row:
         """Phases and steps by name, neighbours told apart by their shade."""
-        cells: list[tuple[str, Style]] = [(" ", self._style("lane--label"))] * self.columns
-        shades = (self._style("lane--part"), self._style("lane--part-odd"))
+        cells: list[tuple[str, Style]] = [(" ", self._style("track--label"))] * self.columns
+        shades = (self._style("track--part"), self._style("track--part-odd"))
         begins = [self.column_at(part.start_us) for part in parts]
         for number, part in enumerate(parts):
             first = max(begins[number], 0)
@@ -349,16 +351,16 @@ class TimelineView(Widget, can_focus=True):
         return label, cells[: self.columns]
 
     def _marks(self) -> Row:
-        """Where the host began to wait; a digit for several in one column."""
-        style, none = self._style("lane--wait"), self._style("lane--label")
+        """Where the CPU began to wait; a digit for several in one column."""
+        style, none = self._style("track--wait"), self._style("track--label")
         counts = [0] * self.columns
         start, each, last = self.window.start_us, self.column_us, self.columns - 1
-        for mark in self.lanes.marks_in(start, self.window.end_us):
+        for mark in self.tracks.marks_in(start, self.window.end_us):
             counts[min(int((mark.start_us - start) / each), last)] += 1
         shown = [" " if not n else "▾" if n == 1 else str(n) if n < 10 else "+" for n in counts]
         total = sum(counts)
         return f"syncs {total:,}", [(c, style if c != " " else none) for c in shown]
 
 
-def _part_at(parts: Sequence[LanePhase], time: float) -> LanePhase | None:
+def _part_at(parts: Sequence[TrackPhase], time: float) -> TrackPhase | None:
     return next((part for part in parts if part.start_us <= time < part.end_us), None)

@@ -13,7 +13,7 @@ from torch import nn
 
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.analyzers.graph_breaks.signature import signature
-from diffprof.analyzers.graph_breaks.storageless import Emptier, Storageless, hollow_like
+from diffprof.analyzers.graph_breaks.storageless import Emptier, Storageless, storageless_like
 from tests.analyzers.graph_breaks.tiny import TinyCall
 
 TABLE = torch.arange(24.0).reshape(4, 6)
@@ -40,7 +40,7 @@ def test_geometry_and_values_are_kept(name: str, around: Callable[[], AbstractCo
     tensor = INPUTS[name]
     with around():
         (made,), _ = signature(((tensor,), {})).values(Emptier())
-        twin = hollow_like(tensor)
+        twin = storageless_like(tensor)
     geometry = (tensor.shape, tensor.stride(), tensor.storage_offset())
     assert (made.shape, made.stride(), made.storage_offset()) == geometry
     assert torch.equal(made, tensor)

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from diffprof.model.recording import DeviceInfo, GapRow, Grade, LineRow, MemoryUse, Recording, Timeline
-from tests.analyzers.kernels.lanes import Lanes, fed
+from tests.analyzers.kernels.made_timeline import MadeTimeline, fed
 from tests.builders import make_recording, make_site
 
 A100 = DeviceInfo(
@@ -19,8 +19,8 @@ A100 = DeviceInfo(
 )
 
 
-def recorded(lanes: Lanes, **timeline: Any) -> Recording:
-    return make_recording(device=A100, timeline=lanes.timeline(**timeline))
+def recorded(made: MadeTimeline, **timeline: Any) -> Recording:
+    return make_recording(device=A100, timeline=made.timeline(**timeline))
 
 
 def remembered(by_step: tuple[int, ...], peak: int = 9 << 30, timeline: Timeline | None = None) -> Recording:
@@ -74,8 +74,8 @@ def idle(cause: str, ms: float, during: str, *, head: bool = False, step: int | 
     )
 
 
-def by_line(lanes: Lanes, *rows: LineRow) -> Recording:
-    return replace(recorded(lanes), bursts=rows)
+def by_line(made: MadeTimeline, *rows: LineRow) -> Recording:
+    return replace(recorded(made), bursts=rows)
 
 
 MASK = LineRow(site=make_site("mask.py", 130, function="masked"), count=1200, device_us=14_400.0)
@@ -85,9 +85,9 @@ FLAT = (7 << 30,) * 4
 MB = 1024**2
 
 BAD: dict[str, Recording] = {
-    "KRN001": recorded(Lanes().launch("add", 5.0, 40.0, times=50)),
+    "KRN001": recorded(MadeTimeline().launch("add", 5.0, 40.0, times=50)),
     "KRN002": recorded(
-        Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait()
+        MadeTimeline().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait()
     ),
     "KRN003": recorded(fed().launch("solve", 1500.0, part="scheduler")),
     "KRN004": recorded(
@@ -103,7 +103,7 @@ BAD: dict[str, Recording] = {
     "KRN007": recorded(fed().launch("cast_float16_float32", 600.0, family="copy")),
     "KRN008": recorded(fed().launch("Memcpy HtoD (Pageable -> Device)", 150.0, family="copy")),
     "KRN009": remembered(tuple((7 << 30) + n * 40 * MB for n in range(4))),
-    "KRN010": recorded(Lanes().launch("linear", 400.0, times=10, family="gemm").python(6000.0)),
+    "KRN010": recorded(MadeTimeline().launch("linear", 400.0, times=10, family="gemm").python(6000.0)),
     "KRN011": with_a_slow_start(FLAT),
     "KRN012": recorded(fed(), mode="compiled", eager_kernels=210),
     "KRN013": profiled(
@@ -117,7 +117,7 @@ BAD: dict[str, Recording] = {
 GOOD: dict[str, Recording] = {
     "KRN001": recorded(fed()),
     # The wait is there, but the queue is full again before the device runs dry.
-    "KRN002": recorded(Lanes().launch("linear", 20_000.0, family="gemm").wait(host_us=0.0)),
+    "KRN002": recorded(MadeTimeline().launch("linear", 20_000.0, family="gemm").wait(host_us=0.0)),
     "KRN003": recorded(fed().launch("solve", 400.0, part="scheduler")),
     "KRN004": recorded(fed().launch("flash_attention", 900.0, family="attention")),
     "KRN005": recorded(fed().launch("sgemm", 900.0, family="gemm", dtype="tf32", flops=1e11)),

@@ -20,7 +20,7 @@ from diffprof.model.recording import Grade, LineRow, Recording, Setup, SetupPart
 from diffprof.scanning.scan import scan_target
 from diffprof.targets import Options
 from tests.analyzers.kernels.examples import BAD, FLAT, MASK, MB, recorded, remembered, with_a_slow_start
-from tests.analyzers.kernels.lanes import Lanes, fed
+from tests.analyzers.kernels.made_timeline import MadeTimeline, fed
 from tests.builders import make_site, make_sync
 from tests.devices.simulated.signatures import add
 
@@ -54,15 +54,15 @@ def test_sync_bubble_counts_waits_and_prices_them_together() -> None:
     assert 0 < finding.saves_ms < 2
 
 
-def waited() -> Lanes:
-    return Lanes().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait(0)
+def waited() -> MadeTimeline:
+    return MadeTimeline().launch("embed", 1.0, 300.0).launch("linear", 400.0, times=10, family="gemm").wait(0)
 
 
 COPY = "Memcpy HtoD (Pageable -> Device)"
 
 
 @pytest.mark.parametrize(
-    ("code", "lanes", "named"),
+    ("code", "made", "named"),
     [
         ("KRN002", waited().wait(1).wait(0), "most of them at sched.py:7 (8)"),
         (
@@ -78,9 +78,11 @@ COPY = "Memcpy HtoD (Pageable -> Device)"
         ("KRN008", fed().launch(COPY, 150.0, family="copy", sync=0), "most of them at sched.py:7 (4)"),
     ],
 )
-def test_findings_that_waits_belong_to_name_the_lines_of_most(code: str, lanes: Lanes, named: str) -> None:
+def test_findings_that_waits_belong_to_name_the_lines_of_most(
+    code: str, made: MadeTimeline, named: str
+) -> None:
     rows = [make_sync(site=make_site("sched.py", 7)), make_sync(site=make_site("pipe.py", 3))]
-    recording = msgspec.structs.replace(recorded(lanes), syncs=tuple(rows))
+    recording = msgspec.structs.replace(recorded(made), syncs=tuple(rows))
     finding = found(code, recording)
     assert finding.message.endswith(f", {named}.")
     assert ("SYN findings" in finding.advice) is (code == "KRN008")
@@ -97,8 +99,10 @@ def test_a_long_idle_stretch_behind_a_wait_is_told_however_long_the_loop(
     idle_us: float, severity: Severity | None
 ) -> None:
     """Of steps of 40 ms it is no hundredth; a tenth of a millisecond at one place is said all the same."""
-    lanes = Lanes().launch("embed", 1.0, idle_us).launch("linear", 4000.0, times=10, family="gemm").wait()
-    findings = [f for f in make_report(recorded(lanes)).findings if f.rule == "KRN002"]
+    made = (
+        MadeTimeline().launch("embed", 1.0, idle_us).launch("linear", 4000.0, times=10, family="gemm").wait()
+    )
+    findings = [f for f in make_report(recorded(made)).findings if f.rule == "KRN002"]
     assert [f.severity for f in findings] == ([severity] if severity else [])
 
 
@@ -111,18 +115,18 @@ def test_unfused_attention_keeps_its_arithmetic() -> None:
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
 def test_a_softmax_alone_is_no_attention(name: str) -> None:
-    lanes = fed().launch(name, 900.0, family="reduction")
+    made = fed().launch(name, 900.0, family="reduction")
     if name == "log_softmax":
-        lanes.launch("bmm", 50.0, family="gemm")
-    recording = msgspec.structs.replace(BAD["KRN004"], timeline=lanes.timeline())
+        made.launch("bmm", 50.0, family="gemm")
+    recording = msgspec.structs.replace(BAD["KRN004"], timeline=made.timeline())
     assert "KRN004" not in {f.rule for f in make_report(recording).findings}
 
 
 def test_tf32_is_no_faster_than_memory() -> None:
     (becomes,) = found("KRN005").evidence.becomes_us
     assert becomes == pytest.approx(900 * 19.5 / 156)
-    lanes = fed().launch("sgemm", 900.0, family="gemm", dtype="float32", flops=1e10, bytes=1e9)
-    slow = msgspec.structs.replace(BAD["KRN005"], timeline=lanes.timeline())
+    made = fed().launch("sgemm", 900.0, family="gemm", dtype="float32", flops=1e10, bytes=1e9)
+    slow = msgspec.structs.replace(BAD["KRN005"], timeline=made.timeline())
     assert found("KRN005", slow).evidence.becomes_us == (pytest.approx(1e9 / 2039e3),)
 
 
@@ -165,14 +169,14 @@ def test_a_busy_device_has_no_headroom() -> None:
 
 
 def test_headroom_of_a_launch_bound_call_is_no_thousandfold() -> None:
-    timeline = Lanes().launch("add", 5.0, 40.0, times=50).timeline()
+    timeline = MadeTimeline().launch("add", 5.0, 40.0, times=50).timeline()
     tiny = remembered((7 << 30,) * 4, (7 << 30) + MB, timeline)
     # Eight times 5 us are the 40 us that the host takes for a launch.
     assert "With 8 times the batch" in found("KRN011", tiny).message
 
 
 def test_a_loop_without_steps_is_empty() -> None:
-    loop = LoopTimes(Lanes(steps=0).timeline())
+    loop = LoopTimes(MadeTimeline(steps=0).timeline())
     assert (loop.steps, loop.length_us, loop.idle_us("launch")) == (0, 0.0, 0)
     assert loop.part_share("scheduler") is None
 
@@ -213,8 +217,8 @@ def test_time_before_the_first_kernel_is_not_what_a_faster_host_saves() -> None:
 def test_one_upload_of_little_weight_is_not_blamed_where_steps_are_unknown() -> None:
     light = without_steps("KRN008")
     assert "KRN008" not in {f.rule for f in make_report(light).findings}
-    lanes = fed().launch("Memcpy HtoD (Pageable -> Device)", 900.0, family="copy")
-    heavy = msgspec.structs.replace(light, timeline=msgspec.structs.replace(lanes.timeline(), phases=()))
+    made = fed().launch("Memcpy HtoD (Pageable -> Device)", 900.0, family="copy")
+    heavy = msgspec.structs.replace(light, timeline=msgspec.structs.replace(made.timeline(), phases=()))
     finding = found("KRN008", heavy)
     assert (finding.in_loop, finding.count) == (False, 4)
     assert "3.6 ms" in finding.message
@@ -240,8 +244,8 @@ def test_fp32_on_a_gpu_without_a_data_sheet_is_not_called_clean() -> None:
     ("name", "fires"), [("ampere_sgemm_128x64_tn", True), ("ampere_s1688gemm_tf32_128x64", False)]
 )
 def test_a_real_kernel_tells_by_its_name_whether_it_uses_tf32(name: str, fires: bool) -> None:
-    lanes = fed().launch(name, 900.0, family="gemm", dtype="float32", flops=1e10, bytes=1e6)
-    timeline = msgspec.structs.replace(lanes.timeline(), grade=Grade.MEASURED)
+    made = fed().launch(name, 900.0, family="gemm", dtype="float32", flops=1e10, bytes=1e6)
+    timeline = msgspec.structs.replace(made.timeline(), grade=Grade.MEASURED)
     recording = msgspec.structs.replace(BAD["KRN005"], timeline=timeline)
     assert ("KRN005" in {f.rule for f in make_report(recording).findings}) is fires
 
@@ -293,12 +297,12 @@ def test_copies_in_a_row_are_no_evidence_of_operations_in_a_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "lanes"),
+    ("code", "made"),
     [("KRN002", waited()), ("KRN008", fed().launch(COPY, 150.0, family="copy", sync=0))],
 )
-def test_weights_that_offloading_moves_are_told_by_their_own_rule(code: str, lanes: Lanes) -> None:
+def test_weights_that_offloading_moves_are_told_by_their_own_rule(code: str, made: MadeTimeline) -> None:
     for offload in (False, True):
-        recording = msgspec.structs.replace(recorded(lanes), syncs=(make_sync(offload=offload),))
+        recording = msgspec.structs.replace(recorded(made), syncs=(make_sync(offload=offload),))
         assert any(f.rule == code for f in make_report(recording).findings) is not offload
 
 
@@ -378,7 +382,7 @@ def test_conversions_of_volumes_need_the_layout_of_volumes() -> None:
 
 
 def test_kernels_outside_of_the_loop_are_of_the_phase_that_they_run_in() -> None:
-    decoding = Lanes(steps=1).launch("nchwToNhwc", 900.0, family="copy")
+    decoding = MadeTimeline(steps=1).launch("nchwToNhwc", 900.0, family="copy")
     timeline = decoding.timeline()
     spans = tuple(msgspec.structs.replace(each, name="decode", step=None) for each in timeline.phases)
     finding = found("KRN006", recorded(decoding, phases=spans))

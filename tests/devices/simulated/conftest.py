@@ -34,7 +34,7 @@ class Recorder(Observer):
     def free(self, nbytes: int, number: int) -> None:
         self.live -= nbytes
 
-    def invented(self, shape: tuple[int, ...], dtype: torch.dtype, assumed: str) -> None:
+    def placeholder(self, shape: tuple[int, ...], dtype: torch.dtype, assumed: str) -> None:
         self.made.append((shape, dtype))
 
     def opaque(self, name: str) -> None:

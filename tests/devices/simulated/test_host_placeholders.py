@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers.hooks import apply_group_offloading
 
-from diffprof.devices.simulated import invented, is_known, withheld
+from diffprof.devices.simulated import is_known, placeholder, values_unknown
 
 
 def resident() -> int:
@@ -22,7 +22,7 @@ def resident() -> int:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc on this system")
 def test_a_weight_left_out_takes_no_memory_wherever_it_is_moved(sim: torch.device) -> None:
     before = resident()
-    weight = invented(torch.empty(1 << 30, dtype=torch.float32, device="meta"))
+    weight = placeholder(torch.empty(1 << 30, dtype=torch.float32, device="meta"))
     for _ in range(2):
         weight = weight.to(sim)
         assert not is_known(weight)
@@ -35,7 +35,7 @@ def test_a_weight_left_out_takes_no_memory_wherever_it_is_moved(sim: torch.devic
 def test_stacked_pictures_that_nobody_has_take_no_memory(sim: torch.device) -> None:
     before = resident()
     picture = torch.empty(1 << 12, 1 << 12, device="meta", dtype=torch.float32)
-    pictures = [invented(picture).numpy() for _ in range(4)]
+    pictures = [placeholder(picture).numpy() for _ in range(4)]
     video = np.stack([each.transpose(1, 0) for each in pictures])
     assert (video.shape, video.dtype) == ((4, 1 << 12, 1 << 12), np.float32)
     assert np.stack(pictures, axis=-1).shape == (1 << 12, 1 << 12, 4)
@@ -48,7 +48,7 @@ def test_stacked_pictures_that_nobody_has_take_no_memory(sim: torch.device) -> N
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
 def test_its_geometry_is_as_asked(n: int, dtype: torch.dtype) -> None:
     like = torch.empty(n, 4, n, 2, dtype=dtype, device="meta").contiguous(memory_format=torch.channels_last)
-    made = invented(like)
+    made = placeholder(like)
     assert (made.shape, made.stride(), made.dtype, made.device.type) == (
         like.shape,
         like.stride(),
@@ -61,7 +61,7 @@ def test_its_geometry_is_as_asked(n: int, dtype: torch.dtype) -> None:
 
 
 def test_pinned_it_stands_for_the_same(sim: torch.device) -> None:
-    pinned = invented(torch.empty(300, 300, device="meta")).pin_memory()
+    pinned = placeholder(torch.empty(300, 300, device="meta")).pin_memory()
     assert pinned.is_pinned()
     assert not is_known(pinned.to(sim, non_blocking=True))
 
@@ -101,13 +101,13 @@ def test_offloaded_weights_are_unknown_on_the_device_and_buffers_known(
     norm = Norm()
     module = torch.nn.Sequential(torch.nn.Linear(4, 4), norm).eval()
     offload(module, sim)
-    with torch.no_grad(), withheld([module]):
+    with torch.no_grad(), values_unknown([module]):
         module(torch.ones(2, 4, device=sim))
     assert norm.known == [True, False, False]
 
 
 def test_after_it_the_weights_are_known_again(sim: torch.device) -> None:
     layer = torch.nn.Linear(4, 4)
-    with withheld([layer]):
+    with values_unknown([layer]):
         assert not is_known(layer.weight.to(sim))
     assert is_known(layer.weight.to(sim))

@@ -129,7 +129,7 @@ def test_methods_that_are_not_overridden_are_not_called(monkeypatch: pytest.Monk
     class Silent(Observer):
         pass
 
-    for name in ("op", "blocking", "alloc", "free", "invented", "opaque"):
+    for name in ("op", "blocking", "alloc", "free", "placeholder", "opaque"):
         monkeypatch.setattr(Observer, name, lambda *a: pytest.fail("called"))
     with simulated_gpu(Silent()) as device:
         torch.ones(2).to(device).sum().item()

@@ -259,7 +259,7 @@ def test_shapes_are_checked_on_unknown_values(sim: torch.device) -> None:
         unknown(2, 3) @ unknown(2, 3)
 
 
-def test_copies_to_the_host_of_unknown_data_are_invented(sim: torch.device, recorder: Recorder) -> None:
+def test_copies_to_the_host_of_unknown_data_are_placeholders(sim: torch.device, recorder: Recorder) -> None:
     host = unknown(2, 3).cpu()
     assert torch.equal(host, torch.zeros(2, 3))
     assert recorder.made == [((2, 3), torch.float32)]

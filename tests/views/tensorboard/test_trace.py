@@ -19,9 +19,9 @@ from diffprof.model.recording import DeviceInfo, Grade, KernelKind
 from diffprof.model.report import load_report
 from diffprof.model.units import duration
 from diffprof.views.html.timeline import timeline_figures
-from diffprof.views.lanes import one_step
 from diffprof.views.tensorboard.modules import module_events
 from diffprof.views.tensorboard.trace import add_call_stacks, plugin_trace, rewritten
+from diffprof.views.timeline_bands import one_step
 from tests.builders import UGLY
 from tests.chrome_trace.test_real_traces import trace_file
 from tests.chrome_trace.traces import write
@@ -86,10 +86,10 @@ def test_a_step_lasts_as_long_as_on_the_report_s_page(made: Callable[[], Any]) -
     recording = made()
     found = one_step(recording.timeline, judged_replay(recording.timeline), 100)
     assert found is not None
-    number, lanes = found
+    number, tracks = found
     rows = {row[0]: row for row in parsed(document_of(recording)).overview["steps"]["rows"]}
     parts = [part for part in rows[str(number)] if isinstance(part, int | float)]
-    length = lanes.end_us - lanes.start_us
+    length = tracks.end_us - tracks.start_us
     assert sum(parts) == pytest.approx(length, rel=0.001, abs=10)
     assert f"Denoising step {number + 1}, {duration(length / 1e3)} (simulated)" in "".join(
         timeline_figures(recording, {})

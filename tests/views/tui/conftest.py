@@ -17,7 +17,7 @@ from diffprof.model.report import Report
 from diffprof.views.tui.app import Viewer
 from diffprof.views.tui.key_bar import KeyBar
 from diffprof.views.tui.report_screen import ReportScreen
-from diffprof.views.tui.table import Sheet
+from diffprof.views.tui.table import TableView
 from tests.views.tui import reports
 
 Body = Callable[[Pilot], Awaitable[Any]]
@@ -84,8 +84,8 @@ def patient(pilot: Pilot) -> Pilot:
     return pilot
 
 
-def sheet(pilot: Pilot, pane: str) -> Sheet[Any]:
-    return pilot.app.screen.query_one(f"{pane} Sheet", Sheet)
+def table(pilot: Pilot, pane: str) -> TableView[Any]:
+    return pilot.app.screen.query_one(f"{pane} TableView", TableView)
 
 
 def _check(recording: object) -> object:

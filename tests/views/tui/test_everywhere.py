@@ -19,7 +19,7 @@ from diffprof.views.tui.help_screen import HelpScreen
 from diffprof.views.tui.kernels_pane import KernelsPane
 from diffprof.views.tui.plan_pane import PlanPane
 from diffprof.views.tui.tab_strip import TabStrip
-from diffprof.views.tui.table import Sheet
+from diffprof.views.tui.table import TableView
 from diffprof.views.tui.themes import DARK, LIGHT
 from diffprof.views.tui.verdict_bar import VerdictBar
 from tests import builders
@@ -35,7 +35,7 @@ def test_numbers_and_clicks_open_tabs(drive: Drive) -> None:
             await until(pilot, lambda: switcher.current == f"pane-{number}", "open")  # noqa: B023
         await pilot.click(TabStrip, offset=(len(" 1 Findings 2 Timeline "), 0))
         await until(pilot, lambda: switcher.current == "pane-3", "clicked open")
-        await until(pilot, lambda: isinstance(pilot.app.focused, Sheet), "focused")
+        await until(pilot, lambda: isinstance(pilot.app.focused, TableView), "focused")
 
     drive(reports.full(), body)
 

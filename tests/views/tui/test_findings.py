@@ -196,11 +196,11 @@ def test_what_if_shows_the_timeline_without_the_finding(drive: Drive) -> None:
         await pilot.press("w")
         pane = pilot.app.screen.query_one(TimelinePane)
         view = pane.query_one(TimelineView)
-        assert view.lanes.marks == ()
+        assert view.tracks.marks == ()
         assert "without SYN001" in await settled(pilot)
-        assert view.lanes.total_us == pytest.approx(pane.recorded.total_us - 60.0)
+        assert view.tracks.total_us == pytest.approx(pane.recorded.total_us - 60.0)
         await pilot.press("w")
-        assert len(view.lanes.marks) == reports.STEPS
+        assert len(view.tracks.marks) == reports.STEPS
 
     drive(reports.full(), body)
 

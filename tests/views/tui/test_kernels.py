@@ -7,14 +7,14 @@ from textual.pilot import Pilot
 
 from diffprof.views.tui.kernels_pane import KernelsPane
 from tests.views.tui import reports
-from tests.views.tui.conftest import Drive, sheet
+from tests.views.tui.conftest import Drive, table
 
 
 def test_kernels_group_open_and_search(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("3")
         pane = pilot.app.screen.query_one(KernelsPane)
-        rows = sheet(pilot, "KernelsPane")
+        rows = table(pilot, "KernelsPane")
         assert [(g.name, g.count) for g in rows.rows] == [("linear", 10), ("conv2d", 2), ("flash_fwd", 3)]
         ways = []
         for _ in range(6):

@@ -22,7 +22,7 @@ from diffprof.views.tui.job_panel import JobPanel
 from diffprof.views.tui.plan_pane import PlanPane, _saves, beside_tried, total_line
 from tests import builders
 from tests.views.tui import reports
-from tests.views.tui.conftest import Drive, settled, sheet, shows, until
+from tests.views.tui.conftest import Drive, settled, shows, table, until
 
 
 def test_boxes_change_the_predicted_total(drive: Drive, fixed: None) -> None:
@@ -227,7 +227,7 @@ def test_a_plan_that_takes_long_is_said_and_keeps_no_tab_waiting(
         await pilot.press("1", "6")
         made.set()
         await shows(pilot, "2 fixes checked")
-        assert pilot.app.focused is sheet(pilot, "PlanPane")
+        assert pilot.app.focused is table(pilot, "PlanPane")
 
     drive(reports.full(), body, planned=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from textual.pilot import Pilot
 
-from diffprof.views.tui.table import Sheet
+from diffprof.views.tui.table import TableView
 from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled
 
@@ -21,6 +21,6 @@ def test_quantization_bars_and_code(drive: Drive) -> None:
         await pilot.press("c")
         assert "No linear is worth quantizing here." in await settled(pilot)
         await pilot.press("escape")
-        assert isinstance(pilot.app.focused, Sheet)
+        assert isinstance(pilot.app.focused, TableView)
 
     drive(reports.full(), body, size=(120, 40))

@@ -16,7 +16,7 @@ from diffprof.views.tui.runs_pane import RunsPane
 from tests import builders
 from tests.views.tensorboard.recorded import make_ladder, make_predictions
 from tests.views.tui import reports
-from tests.views.tui.conftest import Drive, sheet, shows
+from tests.views.tui.conftest import Drive, shows, table
 
 
 def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("8")
         await shows(pilot, "3 runs in", "damaged")
-        rows = sheet(pilot, "RunsPane")
+        rows = table(pilot, "RunsPane")
         assert rows.row
         assert rows.row.name == "20260101-000000-a"
         await pilot.press("up", "c")

@@ -6,7 +6,7 @@ from textual.pilot import Pilot
 
 from diffprof.judge.frontier import Curve
 from diffprof.views.tui.sweep_screen import SweepScreen
-from diffprof.views.tui.table import Sheet
+from diffprof.views.tui.table import TableView
 from tests.views.test_sweeps import ROWS
 from tests.views.tui.conftest import Drive, shows
 
@@ -20,11 +20,11 @@ def test_tabs_show_the_frontier_the_curves_and_every_row(drive: Drive) -> None:
         await shows(pilot, "sdxl on h100, eager, batch 2", "12.0 GiB of 80")
         await pilot.press("2")
         await shows(pilot, "1: 2, 2: 1.5, 4: 1.75", "█▇█")
-        curves = pilot.app.screen.query_one("#tab-2", Sheet)
+        curves = pilot.app.screen.query_one("#tab-2", TableView)
         first: Curve = curves.rows[0]
         assert [first.device, len(curves.rows)] == ["h100", 2]
         await pilot.press("3")
         await shows(pilot, "does not fit", "no\\nweights")
-        assert len(pilot.app.screen.query_one("#tab-3", Sheet).rows) == 7
+        assert len(pilot.app.screen.query_one("#tab-3", TableView).rows) == 7
 
     drive(None, body, size=(140, 30))

@@ -20,12 +20,14 @@ def test_timeline_keys(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("2")
         view = pilot.app.screen.query_one(TimelineView)
-        total = view.lanes.total_us
+        total = view.tracks.total_us
         assert (view.window.start_us, view.window.end_us) == (0.0, total)
         await pilot.press("right", "right", "left")
         assert view.cursor == 1
         await pilot.press("n")
-        assert len(view.lanes.marks_in(view.cursor_us - view.column_us, view.cursor_us + view.column_us)) == 1
+        assert (
+            len(view.tracks.marks_in(view.cursor_us - view.column_us, view.cursor_us + view.column_us)) == 1
+        )
         first = view.cursor
         await pilot.press("n")
         assert view.cursor > first
@@ -48,7 +50,7 @@ def test_timeline_keys(drive: Drive) -> None:
         await pilot.press("0")
         assert view.window.length_us == pytest.approx(total)
         await pilot.press("n", "z")
-        step = view.lanes.host_parts[1]
+        step = view.tracks.host_parts[1]
         assert view.window.start_us < step.start_us
         assert view.window.end_us > step.end_us
         assert view.window.length_us == pytest.approx(1.1 * (step.end_us - step.start_us))
@@ -86,7 +88,7 @@ def test_timeline_mouse(drive: Drive) -> None:
         view = pilot.app.screen.query_one(TimelineView)
         await pilot.click(TimelineView, offset=(LABEL + 20, 4))
         assert view.cursor == 20
-        total = view.lanes.total_us
+        total = view.tracks.total_us
         await pilot._post_mouse_events([_scroll("MouseScrollUp")], TimelineView, offset=(LABEL + 10, 4))
         assert view.window.length_us == pytest.approx(total / 2)
         before = view.window.start_us

@@ -1,4 +1,4 @@
-"""Reads of what the host itself has uploaded, answered by the host."""
+"""Reads of what the CPU itself has uploaded, answered by the CPU."""
 
 import functools
 import re
@@ -7,11 +7,11 @@ import threading
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from diffprof.analyzers.syncs.shims.mode_scope import _around_methods, _in_call, _in_parts, _Standing
+from diffprof.analyzers.syncs.shims.mode_scope import _around_methods, _in_call, _in_parts, _PushedMode
 
 
 class _Known(threading.local):
-    """Device tensors that the host has the values of: address of their memory -> tensor -> (the host's copy,
+    """Device tensors that the CPU has the values of: address of their memory -> tensor -> (the CPU's copy,
     the version that it is a copy of)."""
 
     def __init__(self):
@@ -49,12 +49,12 @@ def _kind(name):
     return next((kind for kind, names in _KINDS.items() if re.fullmatch(names, name)), None)
 
 
-class _HostCopies(_Standing):
+class _HostCopies(_PushedMode):
     """Remembers what is uploaded (timesteps, masks, sizes) and answers reads of it without asking the device.
 
-    `if t > 0`, `table[t]`, `x[mask]` and `.item()` make the host wait until the device has done all its work,
-    for numbers that the host had sent there. Here the device computes what it always computes, with the same
-    tensors; the host computes along what is exact on both sides, and reads its own copy. What it does not
+    `if t > 0`, `table[t]`, `x[mask]` and `.item()` make the CPU wait until the device has done all its work,
+    for numbers that the CPU had sent there. Here the device computes what it always computes, with the same
+    tensors; the CPU computes along what is exact on both sides, and reads its own copy. What it does not
     know is read from the device as before. Results are bit-identical.
     """
 
@@ -90,7 +90,7 @@ class _HostCopies(_Standing):
         return result
 
     def answer(self, kind, func, args, kwargs):
-        """(the result if the host knows it, else `_UNKNOWN`; arguments that need no answer of the device)"""
+        """(the result if the CPU knows it, else `_UNKNOWN`; arguments that need no answer of the device)"""
         to_host = kind == "convert" and _target(func, args, kwargs) == "cpu"
         if (kind == "read" or to_host) and any(map(_on_device, args)):
             if (known := _host(args)) is not _UNKNOWN:
@@ -119,7 +119,7 @@ class _HostCopies(_Standing):
         return _UNKNOWN, args
 
     def follow(self, kind, func, args, kwargs, result):
-        """Compute along on the host what the device has just computed, where that is the same."""
+        """Compute along on the CPU what the device has just computed, where that is the same."""
         if kind in ("made", "tensor"):
             rounded = func is torch.arange and result.is_floating_point()
             if not rounded and func is not torch.empty and not _tensors((args, kwargs)):
@@ -147,7 +147,7 @@ class _HostCopies(_Standing):
             tensors[on_device] = on_host, _version(on_device)
 
     def written(self, func, tensor, known):
-        """A write in place: done to the host's copy too where all of it is known, else that is forgotten."""
+        """A write in place: done to the CPU's copy too where all of it is known, else that is forgotten."""
         kept = _known.tensors.pop(_memory(tensor), {}) if _on_device(tensor) else {}
         if kept and known is not _UNKNOWN:
             (copy, *args), kwargs = known
@@ -163,7 +163,7 @@ class _HostCopies(_Standing):
             self.remember(table, table.cpu())
 
     def nonzero(self, mask, **kwargs):
-        """As many rows as the host counts, so that the device need not be asked."""
+        """As many rows as the CPU counts, so that the device need not be asked."""
         if kwargs.get("as_tuple") and not mask.dim():
             mask = mask.unsqueeze(0)
         found = _host(mask).nonzero()
@@ -177,7 +177,7 @@ class _HostCopies(_Standing):
         return columns
 
     def index(self, table, index, masks=True):
-        """Whole numbers that the host knows, as host numbers; the device's own where it gathers by itself. A
+        """Whole numbers that the CPU knows, as host numbers; the device's own where it gathers by itself. A
         mask as the rows that it selects."""
         if isinstance(index, tuple):
             parts = (self.index(table, part, masks) for part in index)
@@ -219,7 +219,7 @@ class _HostCopies(_Standing):
 
 
 def _host(value):
-    """The value with the host's copies in place of device tensors, or `_UNKNOWN`."""
+    """The value with the CPU's copies in place of device tensors, or `_UNKNOWN`."""
     if isinstance(value, torch.Tensor):
         return value if value.device.type == "cpu" else _copy_of(value)
     if isinstance(value, slice):
@@ -302,7 +302,7 @@ def _target(func, args, kwargs):
 
 
 def _answer_from_host(scheduler, methods, tables=()):
-    """Run these methods of a scheduler with `_HostCopies`. tables: attributes that are read on the host."""
+    """Run these methods of a scheduler with `_HostCopies`. tables: attributes that are read on the CPU."""
 
     def learn(copies, scheduler, method):
         for name in ("timesteps", *tables) if method == "set_timesteps" else ():

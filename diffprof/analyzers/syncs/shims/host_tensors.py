@@ -1,4 +1,4 @@
-"""Tensors of the host that a model is given, keeps or makes, put on the device before its parts send them."""
+"""Tensors of the CPU that a model is given, keeps or makes, put on the device before its parts send them."""
 
 import functools
 
@@ -9,7 +9,7 @@ from diffprof.analyzers.syncs.shims.mode_scope import _take_off
 
 
 class _HostUses(TorchFunctionMode):
-    """Tells host tensors that are only sent to the device from those that the host computes with."""
+    """Tells host tensors that are only sent to the device from those that the CPU computes with."""
 
     facts = frozenset(
         ("__get__", "size", "dim", "stride", "numel", "__len__", "is_floating_point", "is_complex")
@@ -49,8 +49,8 @@ class _HostTensors:
     when the same numbers come again.
 
     Attention blocks send the same rotary tables one after the other, and a time embedding its frequencies in
-    each step; each copy from the host ends in a wait. The same numbers arrive, with the same type. The first
-    call is watched, and the first with host tensors in other places: what the host computes with stays on the
+    each step; each copy from the CPU ends in a wait. The same numbers arrive, with the same type. The first
+    call is watched, and the first with host tensors in other places: what the CPU computes with stays on the
     host, where it may be rounded otherwise.
     """
 
@@ -65,7 +65,7 @@ class _HostTensors:
         self.kept = {}
         self.uses = None
         self.called = {}
-        """Places of the host tensors that a call gave -> places of all tensors that are only sent then."""
+        """Places of the CPU tensors that a call gave -> places of all tensors that are only sent then."""
         self.sent = None
         """Those of the call that runs; None in the first of its kind, which is watched."""
 
@@ -152,7 +152,7 @@ def _leaves(value, place=()):
 
 
 def _device(args, kwargs):
-    """Of the first tensor that is not on the host; None in code that is being compiled."""
+    """Of the first tensor that is not on the CPU; None in code that is being compiled."""
     if torch.compiler.is_compiling():
         return None
     devices = (tensor.device for _, tensor in _leaves((args, kwargs)))

@@ -11,7 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 
-class _Standing(TorchFunctionMode):
+class _PushedMode(TorchFunctionMode):
     """A mode that stands in some code and not in the models that this code calls."""
 
     def __enter__(self):
@@ -41,10 +41,10 @@ def _around_methods(owner, names, mode, then=None):
     def wrapped(method):
         @functools.wraps(method)
         def run(self, *args, **kwargs):
-            with mode() as standing:
+            with mode() as pushed:
                 result = method(self, *args, **kwargs)
                 if then:
-                    then(standing, self, method.__name__)
+                    then(pushed, self, method.__name__)
                 return result
 
         return run
@@ -71,9 +71,9 @@ class _Within:
 
     def after(self, module, args, result):
         if self.entered and not torch.compiler.is_compiling():
-            standing = self.entered.pop(threading.get_ident(), None)
-            if standing is not None:
-                standing.__exit__(None, None, None)
+            pushed = self.entered.pop(threading.get_ident(), None)
+            if pushed is not None:
+                pushed.__exit__(None, None, None)
 
     def of(self, module):
         return (
@@ -91,7 +91,7 @@ class _Outside:
     def before(self, module, args):
         if not torch.compiler.is_compiling():
             modes = []
-            while isinstance(_get_current_function_mode(), _Standing):
+            while isinstance(_get_current_function_mode(), _PushedMode):
                 modes.append(torch.overrides._pop_mode())
             self.left.append(modes)
 
@@ -131,7 +131,7 @@ def _in_call(pipe, mode):
         for hook in hooks:
             hook.remove()
         while torch._C._len_torch_function_stack() > before and isinstance(
-            _get_current_function_mode(), _Standing
+            _get_current_function_mode(), _PushedMode
         ):
             torch.overrides._pop_mode()  # That of a part which Ctrl-C ended.
 

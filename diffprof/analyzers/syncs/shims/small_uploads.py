@@ -4,13 +4,13 @@ import functools
 
 import torch
 
-from diffprof.analyzers.syncs.shims.mode_scope import _around_methods, _in_call, _in_parts, _Standing
+from diffprof.analyzers.syncs.shims.mode_scope import _around_methods, _in_call, _in_parts, _PushedMode
 
 
-class _SmallUploads(_Standing):
+class _SmallUploads(_PushedMode):
     """Hands small host tensors to the device as arguments of a fill kernel, larger ones once.
 
-    A copy from the host ends in a wait for the device; a kernel's arguments don't. The same numbers arrive.
+    A copy from the CPU ends in a wait for the device; a kernel's arguments don't. The same numbers arrive.
     """
 
     largest = 8

@@ -9,7 +9,7 @@ from diffprof.model.recording import Grade, KernelKind, PhaseSpan, Timeline
 
 
 @dataclass
-class Lanes:
+class MadeTimeline:
     """Adds events to a loop of `steps` equal steps; every kernel is launched by the denoiser unless said."""
 
     steps: int = 4
@@ -29,19 +29,19 @@ class Lanes:
         part: str = "denoiser",
         sync: int = -1,
         **more: Any,
-    ) -> Lanes:
+    ) -> MadeTimeline:
         """`times` kernels of one kind in every step."""
         fields: dict[str, Any] = {"op": name, "family": "pointwise", "dtype": "bfloat16", **more}
         self.kinds.append(KernelKind(name=name, device_us=device_us, **fields))
         self._part(part).extend([(len(self.kinds) - 1, host_us, device_us, sync)] * times)
         return self
 
-    def wait(self, row: int = -2, host_us: float = 10.0, *, part: str = "scheduler") -> Lanes:
+    def wait(self, row: int = -2, host_us: float = 10.0, *, part: str = "scheduler") -> MadeTimeline:
         """The host waits in every step."""
         self._part(part).append((-1, host_us, 0.0, row))
         return self
 
-    def python(self, host_us: float, *, part: str = "between") -> Lanes:
+    def python(self, host_us: float, *, part: str = "between") -> MadeTimeline:
         """Python that launches nothing."""
         self._part(part).append((-1, host_us, 0.0, -1))
         return self
@@ -81,10 +81,10 @@ class Lanes:
         return Timeline(**{**fields, **more})
 
 
-def fed(**more: Any) -> Lanes:
+def fed(**more: Any) -> MadeTimeline:
     """A healthy loop: long matmuls, a host far ahead, a scheduler of two short kernels."""
     return (
-        Lanes(**more)
+        MadeTimeline(**more)
         .launch("linear", 400.0, times=50, family="gemm", op="linear", flops=8e10)
         .launch("mul", 5.0, times=2, part="scheduler")
     )

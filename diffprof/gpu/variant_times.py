@@ -1,4 +1,4 @@
-"""How long launches take that a host issues and a device runs in order, for many variants of one call."""
+"""How long launches take that a CPU issues and a device runs in order, for many variants of one call."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from diffprof.judge.blocks import Block, cut
 from .assembly import Assembly, EventColumns
 
 
-class Lanes:
+class VariantTimes:
     """Lengths of calls that one assembly costs. What a stretch comes to is kept."""
 
     def __init__(self, assembly: Assembly) -> None:
         spec = assembly.model.spec
         self._limit = assembly.pending_limit
         self._op_us = assembly.queue.host.op_us
-        self._lanes = blocks.HostAndDevice(spec.launch_latency_us, spec.sync_latency_us, self._limit)
+        self._host_and_device = blocks.HostAndDevice(
+            spec.launch_latency_us, spec.sync_latency_us, self._limit
+        )
         self._known: dict[tuple[int, frozenset[int], frozenset[int]], tuple[EventColumns, list[Block]]] = {}
 
     def total_us(self, parts: Iterable[EventColumns], waits: frozenset[int], reads: frozenset[int]) -> float:
-        """From the first launch until both lanes are done. waits: rows that nobody waits for; reads: rows
-        whose events are left out."""
-        return self._lanes.run(self._blocks(parts, waits, reads))
+        """From the first launch until CPU and device are done, in microseconds. waits: rows that nobody waits
+        for; reads: rows whose events are left out."""
+        return self._host_and_device.run(self._blocks(parts, waits, reads))
 
     def _blocks(
         self, parts: Iterable[EventColumns], waits: frozenset[int], reads: frozenset[int]

@@ -1,4 +1,4 @@
-"""Lanes and windows: exact microseconds of a small timeline."""
+"""Tracks and windows: exact microseconds of a small timeline."""
 
 from __future__ import annotations
 
@@ -7,58 +7,58 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffprof.judge.timeline import Without, replay
-from diffprof.views.tui.lanes import Stretches, Window, lanes_of, ticks, time_text
+from diffprof.views.tui.timeline_tracks import Stretches, Window, ticks, time_text, tracks_of
 from tests.views.tui.reports import STEPS, timeline
 
 TIMES = st.floats(0, 1e6, allow_nan=False)
 
 
-def test_lanes_add_up_to_the_replay() -> None:
+def test_tracks_add_up_to_the_replay() -> None:
     run = replay(timeline())
-    lanes = lanes_of(timeline())
-    assert lanes.total_us == run.total_us
-    assert lanes.waits.total_us == pytest.approx(sum(run.blocked_us.values()))
-    assert lanes.host.total_us == pytest.approx(10.0 * len(timeline().host_us))
-    assert sum(spans.total_us for spans in lanes.families.values()) == pytest.approx(run.device_busy_us)
-    assert list(lanes.families) == ["gemm", "conv", "attention"]
-    assert len(lanes.marks) == STEPS
-    assert lanes.full.total_us == 0.0
+    tracks = tracks_of(timeline())
+    assert tracks.total_us == run.total_us
+    assert tracks.waits.total_us == pytest.approx(sum(run.blocked_us.values()))
+    assert tracks.host.total_us == pytest.approx(10.0 * len(timeline().host_us))
+    assert sum(spans.total_us for spans in tracks.families.values()) == pytest.approx(run.device_busy_us)
+    assert list(tracks.families) == ["gemm", "conv", "attention"]
+    assert len(tracks.marks) == STEPS
+    assert tracks.full.total_us == 0.0
 
 
 def test_a_full_queue_is_no_wait() -> None:
     from msgspec.structs import replace
 
-    lanes = lanes_of(replace(timeline(), pending_limit=1))
-    assert lanes.full.total_us > 0.0
-    assert len(lanes.marks) == STEPS
+    tracks = tracks_of(replace(timeline(), pending_limit=1))
+    assert tracks.full.total_us > 0.0
+    assert len(tracks.marks) == STEPS
 
 
 def test_parts_join_the_spans_of_a_step() -> None:
-    lanes = lanes_of(timeline())
+    tracks = tracks_of(timeline())
     names = ["encode", "step 1", "step 2", "step 3", "decode"]
-    assert [part.name for part in lanes.host_parts] == names
-    assert [part.name for part in lanes.device_parts] == names
-    for before, after in zip(lanes.host_parts, lanes.host_parts[1:], strict=False):
+    assert [part.name for part in tracks.host_parts] == names
+    assert [part.name for part in tracks.device_parts] == names
+    for before, after in zip(tracks.host_parts, tracks.host_parts[1:], strict=False):
         assert before.end_us == after.start_us
 
 
 def test_what_is_left_out_is_gone() -> None:
-    lanes = lanes_of(timeline(), Without(waits=frozenset({0})))
-    assert lanes.marks == ()
-    assert lanes.waits.total_us == 0.0
+    tracks = tracks_of(timeline(), Without(waits=frozenset({0})))
+    assert tracks.marks == ()
+    assert tracks.waits.total_us == 0.0
 
 
 def test_what_runs_at_a_time() -> None:
-    lanes = lanes_of(timeline())
-    assert lanes.host_event(5.0) == 0
-    assert lanes.device_event(5.0) is None
-    assert lanes.device_event(20.0) == 0
-    assert lanes.host_event(lanes.total_us + 1) is None
-    assert list(lanes.device_events(0.0, 60.0)) == [0, 1]
-    mark = lanes.mark_beside(0.0, before=False)
-    assert mark == lanes.marks[0]
-    assert lanes.mark_beside(mark.start_us, before=False) == lanes.marks[1]
-    assert lanes.mark_beside(mark.start_us, before=True) is None
+    tracks = tracks_of(timeline())
+    assert tracks.host_event(5.0) == 0
+    assert tracks.device_event(5.0) is None
+    assert tracks.device_event(20.0) == 0
+    assert tracks.host_event(tracks.total_us + 1) is None
+    assert list(tracks.device_events(0.0, 60.0)) == [0, 1]
+    mark = tracks.mark_beside(0.0, before=False)
+    assert mark == tracks.marks[0]
+    assert tracks.mark_beside(mark.start_us, before=False) == tracks.marks[1]
+    assert tracks.mark_beside(mark.start_us, before=True) is None
 
 
 @settings(deadline=None, max_examples=60)

@@ -11,9 +11,9 @@ import pytest
 from diffprof.gpu import assembly
 from diffprof.gpu.assembly import Assembly, Call, LaunchedWait, Queue, assembled, stretches
 from diffprof.gpu.cost import CostModel
-from diffprof.gpu.lanes import Lanes
 from diffprof.gpu.mode import Mode
 from diffprof.gpu.specs import load_spec
+from diffprof.gpu.variant_times import VariantTimes
 from diffprof.judge.timeline import Without, events_of_syncs, total_us
 from tests.devices.simulated.signatures import add, linear, meta, op
 
@@ -43,8 +43,8 @@ def call_of(seed: int) -> Call:
     return Call(items, modules, phases)
 
 
-def length(call: Call, parts: Assembly, lanes: Lanes, waits: set[int], reads: set[int]) -> float:
-    return lanes.total_us(parts.columns(stretches(call)), frozenset(waits), frozenset(reads))
+def length(call: Call, parts: Assembly, times: VariantTimes, waits: set[int], reads: set[int]) -> float:
+    return times.total_us(parts.columns(stretches(call)), frozenset(waits), frozenset(reads))
 
 
 @pytest.mark.parametrize("mode", [Mode(), Mode(compiled=("unet",)), Mode(compiled=("unet",), graphs=False)])
@@ -56,7 +56,7 @@ def test_a_call_is_as_long_as_its_timeline(mode: Mode, limit: int, monkeypatch: 
         call = call_of(seed)
         timeline = assembled(call, model, ROWS)
         parts = Assembly(model, Queue(mode.compiled, model.host, ROWS))
-        told = partial(length, call, parts, Lanes(parts))
+        told = partial(length, call, parts, VariantTimes(parts))
 
         assert told(set(), set()) == pytest.approx(total_us(timeline), rel=1e-9)
         waits = Without(waits=frozenset({0, 1}))

@@ -1,4 +1,4 @@
-"""A replayed timeline as lanes that can be asked how busy they were in any stretch of time. Plain data.
+"""A replayed timeline as tracks that can be asked how busy they were in any stretch of time. Plain data.
 
 Times are in microseconds from the call's start.
 """
@@ -50,8 +50,8 @@ class Stretches:
 
 
 @dataclass(frozen=True)
-class LaneWait:
-    """A wait of the host. row: of Recording.syncs; negative where it has none."""
+class TrackWait:
+    """A wait of the CPU. row: of Recording.syncs; negative where it has none."""
 
     start_us: float
     end_us: float
@@ -60,8 +60,8 @@ class LaneWait:
 
 
 @dataclass(frozen=True)
-class LanePhase:
-    """A phase, or a step of the loop, as one lane went through it."""
+class TrackPhase:
+    """A phase, or a step of the loop, as one track went through it."""
 
     name: str
     start_us: float
@@ -69,7 +69,7 @@ class LanePhase:
 
 
 @dataclass(frozen=True)
-class TimelineLanes:
+class TimelineTracks:
     """host: at work; full: held up by a full launch queue; waits: blocked. device: by stream; families: by
     kind of kernel, the largest first."""
 
@@ -80,9 +80,9 @@ class TimelineLanes:
     waits: Stretches
     device: dict[int, Stretches]
     families: dict[str, Stretches]
-    marks: tuple[LaneWait, ...]
-    host_parts: tuple[LanePhase, ...]
-    device_parts: tuple[LanePhase, ...]
+    marks: tuple[TrackWait, ...]
+    host_parts: tuple[TrackPhase, ...]
+    device_parts: tuple[TrackPhase, ...]
     _launches: tuple[int, ...] = field(repr=False)
     """Events that ran on the device, by their start there."""
     _launch_starts: tuple[float, ...] = field(repr=False)
@@ -92,19 +92,19 @@ class TimelineLanes:
     def total_us(self) -> float:
         return self.run.total_us
 
-    def marks_in(self, start: float, end: float) -> tuple[LaneWait, ...]:
+    def marks_in(self, start: float, end: float) -> tuple[TrackWait, ...]:
         """The waits that begin in a stretch of time."""
         starts = self._mark_starts
         return self.marks[bisect_left(starts, start) : bisect_left(starts, end)]
 
-    def mark_beside(self, time: float, *, before: bool) -> LaneWait | None:
+    def mark_beside(self, time: float, *, before: bool) -> TrackWait | None:
         """The nearest wait before or after a time."""
         starts = self._mark_starts
         place = bisect_left(starts, time) - 1 if before else bisect_right(starts, time)
         return self.marks[place] if 0 <= place < len(self.marks) else None
 
     def host_event(self, time: float) -> int | None:
-        """The event that the host was at."""
+        """The event that the CPU was at."""
         place = bisect_right(self.run.host_start, time) - 1
         return place if place >= 0 and time < self.run.host_end[place] else None
 
@@ -122,13 +122,13 @@ class TimelineLanes:
         return self._launches[bisect_left(starts, start) : bisect_left(starts, end)]
 
 
-def lanes_of(timeline: Timeline, without: Without = NOTHING) -> TimelineLanes:
+def tracks_of(timeline: Timeline, without: Without = NOTHING) -> TimelineTracks:
     """Replay a timeline and sort out who was busy when."""
     run = replay(timeline, without)
     host: list[tuple[float, float]] = []
     full: list[tuple[float, float]] = []
     waits: list[tuple[float, float]] = []
-    marks: list[LaneWait] = []
+    marks: list[TrackWait] = []
     for event, spent in enumerate(timeline.host_us):
         start, end = run.host_start[event], run.host_end[event]
         worked = min(start + spent, end)
@@ -138,7 +138,7 @@ def lanes_of(timeline: Timeline, without: Without = NOTHING) -> TimelineLanes:
             full.append((worked, waited))
             waits.append((waited, end))
             if timeline.sync[event] != NOT_BLOCKING:
-                marks.append(LaneWait(waited, end, timeline.sync[event], event))
+                marks.append(TrackWait(waited, end, timeline.sync[event], event))
         else:
             full.append((worked, end))
     order = sorted((n for n, t in enumerate(run.device_start) if t >= 0.0), key=run.device_start.__getitem__)
@@ -151,13 +151,13 @@ def lanes_of(timeline: Timeline, without: Without = NOTHING) -> TimelineLanes:
         families.setdefault(timeline.kinds[kind].family if kind >= 0 else "other", []).append(span)
     by_family = {name: Stretches(spans) for name, spans in families.items()}
     host_parts, device_parts = _parts(timeline, run)
-    return TimelineLanes(
+    return TimelineTracks(
         timeline=timeline,
         run=run,
         host=Stretches(host),
         full=Stretches(full),
         waits=Stretches(waits),
-        device={lane: Stretches(streams[lane]) for lane in sorted(streams)},
+        device={track: Stretches(streams[track]) for track in sorted(streams)},
         families=dict(sorted(by_family.items(), key=lambda item: -item[1].total_us)),
         marks=tuple(marks),
         host_parts=host_parts,
@@ -168,8 +168,8 @@ def lanes_of(timeline: Timeline, without: Without = NOTHING) -> TimelineLanes:
     )
 
 
-def _parts(timeline: Timeline, run: Replay) -> tuple[tuple[LanePhase, ...], tuple[LanePhase, ...]]:
-    """Neighbouring spans of one phase and step, joined: where the host and where the device went through."""
+def _parts(timeline: Timeline, run: Replay) -> tuple[tuple[TrackPhase, ...], tuple[TrackPhase, ...]]:
+    """Neighbouring spans of one phase and step, joined: where the CPU and where the device went through."""
     joined: list[tuple[str, int, int]] = []
     for span in sorted(timeline.phases, key=lambda each: (each.first, -each.last)):
         name = span.name if span.step is None else f"step {span.step + 1}"
@@ -177,18 +177,18 @@ def _parts(timeline: Timeline, run: Replay) -> tuple[tuple[LanePhase, ...], tupl
             joined[-1] = (name, joined[-1][1], max(joined[-1][2], span.last))
         elif span.last > span.first:
             joined.append((name, span.first, span.last))
-    host: list[LanePhase] = []
-    device: list[LanePhase] = []
+    host: list[TrackPhase] = []
+    device: list[TrackPhase] = []
     count = len(run.host_end)
     for name, first, last in joined:
         last = min(last, count)
         if first >= last:
             continue
-        host.append(LanePhase(name, run.host_start[first], run.host_end[last - 1]))
+        host.append(TrackPhase(name, run.host_start[first], run.host_end[last - 1]))
         ran = [n for n in range(first, last) if run.device_start[n] >= 0.0]
         if ran:
             device.append(
-                LanePhase(name, min(run.device_start[n] for n in ran), max(run.device_end[n] for n in ran))
+                TrackPhase(name, min(run.device_start[n] for n in ran), max(run.device_end[n] for n in ran))
             )
     return tuple(host), tuple(device)
 

@@ -10,7 +10,7 @@ import pytest
 from diffprof.judge.judging import make_report
 from diffprof.judge.timeline import replay
 from diffprof.views import render
-from diffprof.views.lanes import FULL, IDLE, WAITS, WORKS, one_step, whole_call
+from diffprof.views.timeline_bands import FULL, IDLE, WAITS, WORKS, one_step, whole_call
 from tests.views.tensorboard.recorded import ADD_US, ATTEND_US, GEMM_US, STEPS, make_run, make_timeline
 
 
@@ -18,34 +18,35 @@ def length(bands: tuple, what: str) -> float:
     return sum(band.end_us - band.start_us for band in bands if band.what == what)
 
 
-def test_lanes_cover_the_call_without_overlap() -> None:
+def test_tracks_cover_the_call_without_overlap() -> None:
     timeline = make_timeline()
     run = replay(timeline)
-    lanes = whole_call(timeline, run, 200)
-    for bands in (lanes.host, lanes.device):
+    tracks = whole_call(timeline, run, 200)
+    for bands in (tracks.host, tracks.device):
         assert bands[0].start_us == 0
         assert all(a.end_us == pytest.approx(b.start_us) for a, b in pairwise(bands))
         assert bands[-1].end_us == pytest.approx(run.total_us, rel=0.02)
 
 
 @pytest.mark.parametrize("columns", [300, 3000])
-def test_lanes_show_times_as_they_are(columns: int) -> None:
+def test_tracks_show_times_as_they_are(columns: int) -> None:
     timeline = make_timeline()
     run = replay(timeline)
-    lanes = whole_call(timeline, run, columns)
+    tracks = whole_call(timeline, run, columns)
     near = pytest.approx
-    assert length(lanes.device, "gemm") == near(100 * (STEPS + 1), rel=0.05)
-    assert length(lanes.device, "attention") == near(40 * STEPS, rel=0.1)
-    assert length(lanes.host, WAITS) == near(sum(run.blocked_us.values()), rel=0.05)
-    assert length(lanes.device, IDLE) == near(run.total_us - run.device_busy_us, rel=0.2)
+    assert length(tracks.device, "gemm") == near(100 * (STEPS + 1), rel=0.05)
+    assert length(tracks.device, "attention") == near(40 * STEPS, rel=0.1)
+    assert length(tracks.host, WAITS) == near(sum(run.blocked_us.values()), rel=0.05)
+    assert length(tracks.device, IDLE) == near(run.total_us - run.device_busy_us, rel=0.2)
 
 
 def test_a_full_launch_queue_is_no_work() -> None:
     timeline = make_timeline(pending_limit=1)
-    lanes = whole_call(timeline, replay(timeline), 500)
-    assert length(lanes.host, FULL) > 0
+    tracks = whole_call(timeline, replay(timeline), 500)
+    assert length(tracks.host, FULL) > 0
     assert (
-        length(lanes.host, WORKS) < length(whole_call(make_timeline(), replay(timeline), 500).host, WORKS) * 2
+        length(tracks.host, WORKS)
+        < length(whole_call(make_timeline(), replay(timeline), 500).host, WORKS) * 2
     )
 
 
@@ -53,10 +54,10 @@ def test_the_step_shown_is_a_steady_one() -> None:
     timeline = make_timeline()
     found = one_step(timeline, replay(timeline), 100)
     assert found is not None
-    number, lanes = found
+    number, tracks = found
     assert number == 1
-    assert lanes.phases[0].what == "denoise 2"
-    assert [mark.row for mark in lanes.marks] == [0]
+    assert tracks.phases[0].what == "denoise 2"
+    assert [mark.row for mark in tracks.marks] == [0]
 
 
 def test_a_step_lasts_as_long_as_on_the_device_however_far_ahead_the_host_is() -> None:
@@ -64,11 +65,11 @@ def test_a_step_lasts_as_long_as_on_the_device_however_far_ahead_the_host_is() -
     waitless = make_timeline(sync=(-1,) * len(make_timeline().sync), sync_latency_us=0.0)
     found = one_step(waitless, replay(waitless), 100)
     assert found is not None
-    number, lanes = found
+    number, tracks = found
     assert number == 1
-    assert lanes.end_us - lanes.start_us == pytest.approx(GEMM_US + ATTEND_US + ADD_US)
-    assert [band.what for band in lanes.phases] == ["denoise 2"]
-    assert length(lanes.device, IDLE) == 0
+    assert tracks.end_us - tracks.start_us == pytest.approx(GEMM_US + ATTEND_US + ADD_US)
+    assert [band.what for band in tracks.phases] == ["denoise 2"]
+    assert length(tracks.device, IDLE) == 0
 
 
 def test_no_step_no_picture() -> None:

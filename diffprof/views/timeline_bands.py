@@ -1,6 +1,6 @@
 """Host and device over time, cut down to what a picture of a given width can show.
 
-A lane is a row of bands. Each column of the picture shows what took most of its time; columns alike are one
+A track is a row of bands. Each column of the picture shows what took most of its time; columns alike are one
 band, so that a call of a hundred thousand kernels becomes some hundred shapes.
 """
 
@@ -17,12 +17,12 @@ from diffprof.judge.timeline import Replay
 from diffprof.model.recording import PhaseSpan, SyncRow, Timeline
 
 WORKS, WAITS, FULL, IDLE = "works", "waits", "queue full", "idle"
-"""What a lane does. queue full: the host waits for room in the launch queue; that costs nothing."""
+"""What a track does. queue full: the CPU waits for room in the launch queue; that costs nothing."""
 
 
 @dataclass(frozen=True)
 class Band:
-    """What a lane does for a while. Times in microseconds from the call's start; share: of the band, 0..1."""
+    """What a track does for a while. Times: microseconds from the call's start; share: of the band, 0..1."""
 
     start_us: float
     end_us: float
@@ -32,7 +32,7 @@ class Band:
 
 @dataclass(frozen=True)
 class WaitMark:
-    """Waits of the host that begin in one column. row: index into the recording's syncs of the longest, or
+    """Waits of the CPU that begin in one column. row: index into the recording's syncs of the longest, or
     None where it has none."""
 
     at_us: float
@@ -42,7 +42,7 @@ class WaitMark:
 
 
 @dataclass(frozen=True)
-class LaneColumns:
+class TimelineBands:
     """A stretch of the call. device: families of kernels, or idle; host: works, waits
     or queue full."""
 
@@ -54,14 +54,14 @@ class LaneColumns:
     marks: tuple[WaitMark, ...]
 
 
-def whole_call(timeline: Timeline, run: Replay, columns: int) -> LaneColumns:
+def whole_call(timeline: Timeline, run: Replay, columns: int) -> TimelineBands:
     """All of it."""
-    return _lanes(timeline, run, 0.0, run.total_us, columns)
+    return _bands(timeline, run, 0.0, run.total_us, columns)
 
 
-def one_step(timeline: Timeline, run: Replay, columns: int) -> tuple[int, LaneColumns] | None:
-    """(number, lanes) of a denoising step in the steady state: the second, or the only one; None without. It
-    lasts from the device's first work of the step to its first of the next: the host is often far ahead."""
+def one_step(timeline: Timeline, run: Replay, columns: int) -> tuple[int, TimelineBands] | None:
+    """(number, tracks) of a denoising step in the steady state: the second, or the only one; None without. It
+    lasts from the device's first work of the step to its first of the next: the CPU is often far ahead."""
     steps = steps_of(timeline)
     if not steps:
         return None
@@ -71,11 +71,11 @@ def one_step(timeline: Timeline, run: Replay, columns: int) -> tuple[int, LaneCo
         return None
     window = _on_device(run, first, last)
     if window is None:
-        return number, _lanes(timeline, run, run.host_start[first], run.host_end[last - 1], columns)
+        return number, _bands(timeline, run, run.host_start[first], run.host_end[last - 1], columns)
     start, end = window
     following = _on_device(run, *steps[number + 1]) if number + 1 < len(steps) else None
     end = end if following is None else following[0]
-    return number, _lanes(timeline, run, start, end, columns, when=_on_device)
+    return number, _bands(timeline, run, start, end, columns, when=_on_device)
 
 
 Window = tuple[float, float]
@@ -91,19 +91,19 @@ def _on_device(run: Replay, first: int, last: int) -> Window | None:
 
 
 def _on_host(run: Replay, first: int, last: int) -> Window | None:
-    """When the host issues these events."""
+    """When the CPU issues these events."""
     last = min(last, len(run.host_end))
     return (run.host_start[first], run.host_end[last - 1]) if last > first else None
 
 
-def _lanes(
+def _bands(
     timeline: Timeline,
     run: Replay,
     start: float,
     end: float,
     columns: int,
     when: Callable[[Replay, int, int], Window | None] = _on_host,
-) -> LaneColumns:
+) -> TimelineBands:
     end = max(end, start + 0.001)
     width = (end - start) / columns
     grid = _Grid(start, width, columns)
@@ -126,7 +126,7 @@ def _lanes(
         rest=WORKS,
         until=run.host_end_us,
     )
-    return LaneColumns(
+    return TimelineBands(
         start_us=start,
         end_us=end,
         phases=tuple(_phases(timeline.phases, partial(when, run), start, end)),
@@ -137,7 +137,7 @@ def _lanes(
 
 
 def _throttled(timeline: Timeline, run: Replay) -> Iterator[tuple[float, float]]:
-    """When the host had done its part of a launch and the queue had no room."""
+    """When the CPU had done its part of a launch and the queue had no room."""
     for i, spent in enumerate(timeline.host_us):
         done = run.host_start[i] + spent
         until = run.wait_start[i] if run.wait_start[i] >= 0.0 else run.host_end[i]
