@@ -71,7 +71,7 @@ def with_steps(timeline: Timeline, count: int) -> Timeline | None:
     if found is None:
         return None
     n, first, last = found
-    columns = _step_columns(timeline)
+    columns = event_columns(timeline)
     added = missing * (last - first)
     changed: dict[str, tuple] = {
         name: (col := getattr(timeline, name))[:last] + col[first:last] * missing + col[last:]
@@ -102,7 +102,7 @@ def with_asked_steps(timeline: Timeline, asked: int | None, steps: int | None) -
     return with_steps(timeline, steps) if len(steps_of(timeline)) == asked else None
 
 
-def _step_columns(timeline: Timeline) -> list[str]:
+def event_columns(timeline: Timeline) -> list[str]:
     """What an event has a value in."""
     columns = ["kind", "module", "host_us", "device_us", "stream", "sync"]
     return columns + [name for name in ("settle_us", "late_us") if getattr(timeline, name)]
@@ -114,7 +114,7 @@ def repeating(timeline: Timeline) -> tuple[int, int, int] | None:
     steps = steps_of(timeline)
     if len(loops_of(timeline)) > 1:
         return None
-    columns = [getattr(timeline, name) for name in _step_columns(timeline)]
+    columns = [getattr(timeline, name) for name in event_columns(timeline)]
 
     def content(place: tuple[int, int]) -> list[tuple]:
         return [column[slice(*place)] for column in columns]

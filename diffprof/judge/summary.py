@@ -11,6 +11,7 @@ from diffprof.judge.fitting import halving_makes_room, shortfall
 from diffprof.judge.plan import Choice, at_card_steps_ms, grade_of, predicted_ms, priced_steps, selected
 from diffprof.judge.recipes import recipes
 from diffprof.judge.setup_costs import after_their_base, uncovered_ms
+from diffprof.judge.short_steps import short_steps
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import PlanStep, Safety
 from diffprof.model.recording import Change, MemoryUse, Recording, Site
@@ -107,6 +108,7 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
         card_kept_ms=_at_card(report.recording, safe, named, kept),
         lossy_ms=changed,
         card_lossy_ms=_at_card(report.recording, lossy, named, changed),
+        short_steps=short_steps(report.recording, now),
         margin=timing.margin if timing else None,
         grade=grade or (timing.grade if timing else None),
         fits=_fits(report.recording.memory),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from diffprof.model.fix import Safety
-from diffprof.model.recording import Grade
+from diffprof.model.recording import Grade, Site
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +57,19 @@ class Rest(msgspec.Struct, frozen=True, kw_only=True):
     below_ms: float = 0.0
 
 
+class ShortSteps(msgspec.Struct, frozen=True, kw_only=True):
+    """Steps that the denoiser cuts short by a value that is unknown without weights, as what stood in for it
+    decides."""
+
+    site: Site
+    """Where it is read."""
+    steps: int
+    of: int
+    """Steps of the call."""
+    whole_ms: float
+    """The call if none were cut short, in milliseconds."""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict, as data. Times are of one call, in milliseconds; None: no clock or timeline tells."""
 
@@ -73,6 +86,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """With those that change the picture as well; None where there is none."""
     card_lossy_ms: float | None = None
     """`lossy_ms` at the steps of the model card."""
+    short_steps: ShortSteps | None = None
+    """What decides how long the call is, where the times are those of one extreme."""
     margin: float | None = None
     """Of a simulated call: how far its time may be off either way, as a share, in nine of ten cases."""
     grade: Grade | None = None

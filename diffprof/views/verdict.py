@@ -170,7 +170,7 @@ def _folded_answer(answer: Answer, report: Report) -> str:
     def of_one(ms: float | None) -> str:
         return duration(None if ms is None else ms / max(target.made, 1))
 
-    text = f"{least}{of_one(answer.call_ms)} {unit} ({answer.grade})"
+    text = f"{least}{_span(answer, max(target.made, 1))} {unit} ({answer.grade})"
     if safe:
         text += f"; {of_one(answer.kept_ms)} safely"
     if lossy and answer.lossy_ms is not None:
@@ -251,9 +251,9 @@ def _answer(answer: Answer, report: Report) -> str:
         return duration(None if ms is None else ms / made)
 
     least = "At least " if any(each.kind == "untimed" for each in report.recording.unseen) else ""
-    several = f", {duration(answer.call_ms)} a call of {plural(made, target.makes or 'output')}"
+    several = f", {_span(answer)} a call of {plural(made, target.makes or 'output')}"
     call = several if made > 1 else ""
-    now = f"{least}{of_one(answer.call_ms)} {unit}{steps}{call} ({_grade(answer, report.recording)})"
+    now = f"{least}{_span(answer, made)} {unit}{steps}{call} ({_grade(answer, report.recording)})"
     parts = []
     safe = [action for action in report.actions if not action.changes_picture]
     if any(action.saves_ms for action in safe):
@@ -270,7 +270,25 @@ def _answer(answer: Answer, report: Report) -> str:
     if lossy and answer.lossy_ms is not None:
         parts.append(f"{of_one(answer.lossy_ms)} with {listed(lossy)}")
     said = f"{now}; {', '.join(parts) or _nothing_known(report)}."
-    return f"{said}{_at_card_steps(answer, report)}{_longest(report.recording)}"
+    return f"{said}{_decided(answer)}{_at_card_steps(answer, report)}{_longest(report.recording)}"
+
+
+def _span(answer: Answer, made: int = 1) -> str:
+    """A call as it was simulated, to one with all its steps whole where some are cut short; of one of what it
+    makes, where it makes several."""
+    ends = [answer.call_ms, answer.short_steps.whole_ms if answer.short_steps else None]
+    return " to ".join(duration(ms / made) for ms in ends if ms is not None)
+
+
+def _decided(answer: Answer) -> str:
+    """By what the call is as short as it was simulated, where that is unknown."""
+    short = answer.short_steps
+    if short is None:
+        return ""
+    return (
+        f" In the lower, and in all times below, {short.steps} of {short.of} steps are cut short at "
+        f"{place(short.site)}: how many are hangs on values that are unknown without weights."
+    )
 
 
 def _at_card_steps(answer: Answer, report: Report) -> str:
