@@ -30,7 +30,7 @@ def collected(count: int, *, apart: float = 1.1, root: Path = ROOT) -> list[list
     return [[line for line in each.communicate()[0].splitlines() if "::" in line] for each in begun]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_worker_collects_the_same_tests_in_the_same_order() -> None:
     first, *others = collected(4)
     assert len(first) > 1000
@@ -45,6 +45,7 @@ VALUES = {
 }
 
 
+@pytest.mark.slow
 def test_ids_that_differ_between_workers_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # which import much, and order nothing
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -q\n")

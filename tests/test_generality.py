@@ -91,6 +91,7 @@ def known(entry: Entry) -> Run:
     return simulated(entry, "known")
 
 
+@pytest.mark.slow
 def test_known_values_give_the_output_of_the_cpu(entry: Entry, known: Run) -> None:
     expected = entry.build().call("cpu")
     assert expected, "the pipeline gave nothing to compare"
@@ -102,6 +103,7 @@ def test_known_values_give_the_output_of_the_cpu(entry: Entry, known: Run) -> No
     assert known.weights <= {True}
 
 
+@pytest.mark.slow
 def test_unknown_values_give_the_same_waits(entry: Entry, known: Run) -> None:
     unknown = simulated(entry, "unknown")
     assert [a.shape for a in unknown.output] == [a.shape for a in known.output]

@@ -26,7 +26,9 @@ CHECKS = {
 }
 
 
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "mypy" else ()) for name in CHECKS]
+)
 def test_check_passes(name: str) -> None:
     module, *args = CHECKS[name]
     if module == "importlinter.cli":
@@ -77,6 +79,7 @@ def _trees() -> dict[str, ast.Module]:
     return {f.relative_to(ROOT).as_posix(): ast.parse(f.read_text(encoding="utf-8")) for f in files}
 
 
+@pytest.mark.slow
 def test_a_public_class_name_lives_in_one_place() -> None:
     places = defaultdict(list)
     for file, tree in _trees().items():
@@ -159,6 +162,7 @@ def _private_of_torch(node: ast.AST) -> bool:
     return any(re.match(r"torch\.(\w+\.)*_(?!_)", name) for name in names)
 
 
+@pytest.mark.slow
 def test_private_names_of_torch_are_used_in_few_places() -> None:
     found = {file for file, tree in _trees().items() if any(map(_private_of_torch, ast.walk(tree)))}
     places = tuple(f"diffprof/{place}" for place in PRIVATE)
@@ -170,6 +174,7 @@ MOST_ANY = 699
 """Of `Any` in annotations: lower it with each that gets a type."""
 
 
+@pytest.mark.slow
 def test_any_gets_no_more() -> None:
     found = Counter(
         file
@@ -180,6 +185,7 @@ def test_any_gets_no_more() -> None:
     assert found.total() <= MOST_ANY, found.most_common(10)
 
 
+@pytest.mark.slow
 def test_no_function_is_long() -> None:
     lines = {
         f"{file}:{node.name}": (node.end_lineno or 0) - node.lineno + 1

@@ -24,6 +24,7 @@ def opened(browser: Browser, page: str, folder: Path, address: Callable[[Path], 
     browser.open(address(file))
 
 
+@pytest.mark.slow
 def test_shows_the_run_and_asks_for_nothing(
     browser: Browser, tmp_path: Path, address: Callable[[Path], str]
 ) -> None:
@@ -40,6 +41,7 @@ def test_shows_the_run_and_asks_for_nothing(
     assert [each for each in browser.asked() if each.startswith(("http", "ws", "ftp"))] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sdxl-ddim-a100", "sdxl-ddim-a100-fixed", "sdxl-ddim-h100", "tiny-sdxl-cpu"]
 )
@@ -109,6 +111,7 @@ def test_nothing_in_a_report_acts(browser: Browser, tmp_path: Path, address: Cal
     assert browser.driver.execute_script("return document.scripts.length") == 1
 
 
+@pytest.mark.slow
 def test_fits_a_narrow_screen(browser: Browser, tmp_path: Path, address: Callable[[Path], str]) -> None:
     opened(browser, render(builders.one_of_everything(), "html"), tmp_path, address)
     narrow = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}

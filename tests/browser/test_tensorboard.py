@@ -48,7 +48,7 @@ from tests.views.tensorboard.recorded import (
     store,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 A100, FIXED, H100 = "sdxl-ddim-a100", "sdxl-ddim-a100-fixed", "sdxl-ddim-h100"
 PLUGIN = "diffprof.views.tensorboard.plugin:ProfilerPlugin"

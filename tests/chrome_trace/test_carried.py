@@ -42,7 +42,7 @@ SLOW = {"eager"}
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SCANS]
+    scope="module", params=[pytest.param(n, marks=pytest.mark.nightly) if n in SLOW else n for n in SCANS]
 )
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Report]:
     """(a scan's report, that of the import of its trace, which was moved elsewhere)."""
@@ -57,6 +57,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return report, import_trace(moved)
 
 
+@pytest.mark.slow
 def test_every_finding_costs_the_same(pair: tuple[Report, Report]) -> None:
     scanned, imported = pair
     assert scanned.findings
@@ -64,6 +65,7 @@ def test_every_finding_costs_the_same(pair: tuple[Report, Report]) -> None:
     assert imported.unchecked == scanned.unchecked
 
 
+@pytest.mark.slow
 def test_kernel_time_and_idle_time_are_the_same(pair: tuple[Report, Report]) -> None:
     scanned, imported = (report.recording for report in pair)
     assert scanned.kernels
@@ -73,6 +75,7 @@ def test_kernel_time_and_idle_time_are_the_same(pair: tuple[Report, Report]) -> 
     assert imported.memory == scanned.memory
 
 
+@pytest.mark.slow
 def test_it_is_said_whose_figures_they_are(pair: tuple[Report, Report]) -> None:
     assert pair[1].recording.unseen[-1].why.startswith("they are those of the scan that wrote the trace")
 

@@ -172,6 +172,7 @@ def hostile(draw: st.DrawFn) -> bytes:
     return gzip.compress(bytes(data))[: draw(st.integers(1, 3000))]
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=hostile())
 def test_nothing_makes_it_fail(tmp_path: Path, content: bytes) -> None:

@@ -49,6 +49,7 @@ def test_complement_and_set_share_out_the_window(a: np.ndarray, window: list[int
     assert is_canonical(rest)
 
 
+@pytest.mark.slow
 @given(sets, sets)
 def test_inclusion_and_exclusion(a: np.ndarray, b: np.ndarray) -> None:
     assert total(np.concatenate([a, b])) == total(a) + total(b) - total(intersection(a, b))

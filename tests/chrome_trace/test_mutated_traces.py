@@ -96,6 +96,7 @@ def all_tried(folder: Path, seeds: range) -> tuple[int, list[str]]:
     return read, wrong
 
 
+@pytest.mark.slow
 def test_mutated_traces(tmp_path: Path) -> None:
     read, wrong = all_tried(tmp_path, range(SHORT))
     assert wrong == []
@@ -107,7 +108,7 @@ def test_what_the_plugin_s_copy_stumbled_over(tmp_path: Path, seed: int) -> None
     assert all_tried(tmp_path, range(seed, seed + 1))[1] == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_many_mutated_traces(tmp_path: Path) -> None:
     assert all_tried(tmp_path, range(SHORT, 1000))[1] == []
 

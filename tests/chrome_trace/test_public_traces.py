@@ -46,6 +46,7 @@ def same(path: Path, known: dict[str, float]) -> None:
     assert recording.device.details.get("busy_us", 0.0) == pytest.approx(known["busy_us"], abs=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SUMS))
 def test_a_trace_holds_what_its_json_does(name: str) -> None:
     path = found(name)

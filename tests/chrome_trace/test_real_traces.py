@@ -70,6 +70,7 @@ def test_everything_is_read_and_linked(known: Known) -> None:
     assert (links.op_of_work >= 0).mean() > 0.7
 
 
+@pytest.mark.slow
 @each
 def test_holistic_trace_analysis_agrees(known: Known) -> None:
     path = trace_file(known.name)
@@ -109,6 +110,7 @@ def test_what_holistic_trace_analysis_calls_host_wait_is_split(name: str) -> Non
     assert ours == pytest.approx(answered_host_wait_us(name), rel=0.01)
 
 
+@pytest.mark.slow
 @each
 def test_the_replay_takes_as_long_as_the_run(known: Known) -> None:
     recording = record_trace(trace_file(known.name))
@@ -140,6 +142,7 @@ def test_waits_of_an_event() -> None:
     }
 
 
+@pytest.mark.slow
 def test_waits_of_a_training_run() -> None:
     recording = record_trace(trace_file("training-a100"))
     waits = [row for row in recording.syncs or () if "cudaStreamSynchronize" in row.source]

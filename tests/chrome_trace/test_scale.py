@@ -90,7 +90,7 @@ def test_twice_the_tracks_take_twice_the_work(
     assert elements[1] < 2.2 * elements[0]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("tracks", [threads, streams])
 def test_twenty_thousand_tracks_take_time_in_proportion(
     tracks: Callable[[int], list[Event]], tmp_path: Path
@@ -166,7 +166,7 @@ BYTES_A_KERNEL = 300
 """At most, of a trace of kernels alone."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("lines", "most"), [((KERNEL,), 100), ((LAUNCH, KERNEL), 450)], ids=["kernels", "launches"]
 )
@@ -177,7 +177,7 @@ def test_a_dense_trace_stays_below_its_bound(tmp_path: Path, lines: tuple[str, .
     assert peaks[1] - peaks[0] < 40_000 * most
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_million_kernels_stay_below_it_too(tmp_path: Path) -> None:
     import subprocess
     import sys

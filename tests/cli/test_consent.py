@@ -65,7 +65,7 @@ def test_a_target_that_changed_after_its_scan_is_not_built_unasked(
     assert not (tmp_path / "RAN").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_yes_lets_it_run(evil: Report, run: Run, tmp_path: Path) -> None:
     result = run("fix", evil.path, "--apply", "--yes")
     assert (tmp_path / "RAN").exists()

@@ -14,7 +14,7 @@ import pytest
 from diffprof.model.report import load_report
 from tests.cli.conftest import clean_environment
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 FACTORY = """
 import os, signal, sys, threading, time

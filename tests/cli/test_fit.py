@@ -70,6 +70,7 @@ def test_a_file_that_can_not_be_written_is_refused_before_anything_runs(
     assert not (tmp_path / "traces").exists()
 
 
+@pytest.mark.slow
 def test_fix_checks_the_recipe_that_is_taken_and_writes_it(fitted: Path, run: Run) -> None:
     shown = run("fix", fitted)
     assert shown.exit_code == 0
@@ -87,6 +88,7 @@ def test_fix_checks_the_recipe_that_is_taken_and_writes_it(fitted: Path, run: Ru
     runs_on_the_tiny_form(fitted / "optimized.py")
 
 
+@pytest.mark.slow
 def test_fix_takes_the_fastest_recipe_with_what_is_selected(fitted: Path, run: Run) -> None:
     found = load_fit(fitted)
     assert found is not None
@@ -116,7 +118,7 @@ def test_a_fit_from_elsewhere_runs_no_code_unasked(fitted: Path, run: Run, tmp_p
     assert not (other / "optimized.py").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_fit_is_stored_checked_and_written(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "fitted.py"
     done = run("fit", "tiny-sd15", "--steps", "2", "-q", "--write", file)
@@ -182,6 +184,7 @@ def test_a_pipeline_that_raises_is_the_targets_error(
     assert "--debug shows the whole traceback" in result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_fit(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -132,11 +132,12 @@ def test_the_report_as_it_is_goes_through_every_command(tmp_path: Path) -> None:
         assert CliRunner().invoke(app, command).exit_code == (2 if "--apply" in command else 0), command
 
 
+@pytest.mark.slow
 def test_mutated_reports(tmp_path: Path) -> None:
     assert all_tried(tmp_path, range(SHORT)) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_many_mutated_reports(tmp_path: Path) -> None:
     assert all_tried(tmp_path, range(SHORT, 500)) == []
 

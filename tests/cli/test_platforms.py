@@ -80,6 +80,7 @@ def bare(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [("show",), ("runs",), ("fix",), ("show", "--format", "html")])
 def test_without_fork_and_the_signals_of_posix(bare: Callable[..., str], args: tuple[str, ...]) -> None:
     assert bare(COMMAND, *args)
@@ -92,6 +93,7 @@ def test_a_trace_is_imported_without_them(bare: Callable[..., str], tmp_path: Pa
     assert [row["device_us"] for row in report["recording"]["kernels"]] == [5]
 
 
+@pytest.mark.slow
 def test_a_run_is_viewed_without_them(bare: Callable[..., str]) -> None:
     assert "SYN001" in bare(VIEW)
 
@@ -104,6 +106,7 @@ def outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
             yield from outside_functions(node)
 
 
+@pytest.mark.slow
 def test_no_import_needs_a_name_of_posix() -> None:
     """Of any module, also of those that only a scan loads."""
     absent = {f"{module}.{name}" for module, names in POSIX.items() for name in names.split()}

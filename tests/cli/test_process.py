@@ -47,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_script_that_hides_a_module_of_python_is_told_to_be_renamed(tmp_path: Path) -> None:
     """PyTorch imports `grp` while it is imported."""
     (tmp_path / "grp.py").write_text("from diffusers import FluxPipeline\n")

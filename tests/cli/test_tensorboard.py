@@ -127,6 +127,7 @@ def test_without_a_log_folder_nothing_is_searched() -> None:
         assert list(plugin._get_run_dirs()) == []
 
 
+@pytest.mark.slow
 def test_torch_is_not_needed() -> None:
     code = (
         "import sys; from diffprof.views.tensorboard import server; server.plugins(); "

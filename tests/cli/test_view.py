@@ -167,6 +167,7 @@ def test_in_a_terminal_without_torch(tmp_path: Path) -> None:
     assert b"HEAVY []" in seen, seen[-2_000:]
 
 
+@pytest.mark.slow
 def test_it_ends_when_its_terminal_is_gone(tmp_path: Path) -> None:
     """Where no signal says so: the terminal is not the one that controls the viewer's session."""
     save_report(builders.one_of_everything(), tmp_path / "traces" / "20260102-030405-sdxl")

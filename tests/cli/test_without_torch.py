@@ -45,6 +45,7 @@ def run(folder: Path, *commands: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_stored_runs_are_shown_and_compared(tmp_path: Path) -> None:
     sample = str(SAMPLES / "sdxl-ddim-a100")
     forms = ("text", "json", "markdown", "github", "sarif", "html")
@@ -69,6 +70,7 @@ def test_traces_are_imported(tmp_path: Path) -> None:
     assert "The trace is 121 ms long" in run(tmp_path, ["import", str(trace)])
 
 
+@pytest.mark.slow
 def test_the_viewer_draws(tmp_path: Path) -> None:
     code = (
         PROGRAM.partition("from diffprof.cli.app")[0]

@@ -180,7 +180,7 @@ def test_all_parts_fit_into_their_time() -> None:
     assert all(0 < each.seconds <= 130 for each in PARTS)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_contact_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "diffprof.contact", str(tmp_path), "--device", "cpu"]
     command += ["--part", "environment", "--seconds", "500"]
@@ -211,7 +211,7 @@ NEEDS_A_DEVICE = {"both-witnesses"}
 """It looks where tensors lie; those of the fake are the CPU's."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("which", PARTS, ids=lambda part: part.key)
 def test_every_part_comes_to_its_end_on_the_fake(which: ContactPart, tmp_path: Path) -> None:
     log = Log(tmp_path, which.key)
@@ -222,6 +222,7 @@ def test_every_part_comes_to_its_end_on_the_fake(which: ContactPart, tmp_path: P
     assert failed.keys() <= NEEDS_A_DEVICE, failed
 
 
+@pytest.mark.slow
 def test_what_only_undoing_needs_leaves_the_fake() -> None:
     with installed(FakeCuda()):
         assert checks.parked(GPU) == {"saved_bytes": 4096 * 4096 * 2 + 4096 * 2}
@@ -259,7 +260,7 @@ def test_what_a_fix_promised_is_held_against_what_came_of_it(found: dict[str, An
     assert summary(parts, timed=True)["disagreements"] == ([] if line is None else [line])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_planted_faults_are_found_and_mended() -> None:
     with installed(FakeCuda()):
         plan = planted.planned(FAKE)

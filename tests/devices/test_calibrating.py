@@ -149,6 +149,7 @@ def test_a_table_of_its_own_is_worth_more_than_another_gpu_s_measurement(tmp_pat
     assert there == matmul(load_spec("l40s"), 1, 1024, 1280, 1280, "bf16", 2)
 
 
+@pytest.mark.slow
 def test_the_fake_s_measurement_predicts_another_gpu(tmp_path: Path) -> None:
     out = tmp_path / "a100.npz"
     with installed(FakeCuda()):

@@ -177,6 +177,7 @@ def test_work_that_waits_for_the_device_is_counted_as_bound_by_the_host(cuda: Fa
 # --- whole commands --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_scan_measures_the_device_that_was_named(cuda: FakeCuda, here: Path) -> None:
     result = command("scan", TARGET, "--device", "cuda:1")
     assert result.exit_code == 0
@@ -199,6 +200,7 @@ def test_a_scan_measures_the_device_that_was_named(cuda: FakeCuda, here: Path) -
     assert not [gap for gap in recording["unseen"] if gap["kind"] == "doubt"]
 
 
+@pytest.mark.slow
 def test_a_rung_that_runs_out_of_memory_leaves_the_others(cuda: FakeCuda, here: Path) -> None:
     calls: list[int] = []
 
@@ -233,6 +235,7 @@ def cyclic():
 """
 
 
+@pytest.mark.slow
 def test_a_rung_begins_with_the_memory_that_the_first_began_with(cuda: FakeCuda, here: Path) -> None:
     (here / "own.py").write_text(CYCLE)
     held: list[int] = []
@@ -271,7 +274,7 @@ def test_the_peak_of_a_rung_is_that_of_the_calls_that_are_timed(monkeypatch: pyt
     assert found.memory_gb == 2.0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_peak_of_a_compiled_rung_leaves_tuning_out(cuda: FakeCuda, here: Path) -> None:
     rungs = ("--rung", "sdpa", "--rung", "compile")
     result = command("ladder", TARGET, "--device", "cuda", "--steps", "2", *rungs)
@@ -283,6 +286,7 @@ def test_the_peak_of_a_compiled_rung_leaves_tuning_out(cuda: FakeCuda, here: Pat
     assert cuda.compiles == [{"mode": "max-autotune", "fullgraph": True}] * 2
 
 
+@pytest.mark.slow
 def test_a_ladder_of_which_no_rung_ran_is_no_success(cuda: FakeCuda, here: Path) -> None:
     def fails(module: torch.nn.Module) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -293,6 +297,7 @@ def test_a_ladder_of_which_no_rung_ran_is_no_success(cuda: FakeCuda, here: Path)
     assert "sdpa failed: out of memory" in result.stderr
 
 
+@pytest.mark.slow
 def test_what_saves_memory_is_kept_though_undoing_needs_the_old_weights(
     cuda: FakeCuda, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +315,7 @@ def test_what_saves_memory_is_kept_though_undoing_needs_the_old_weights(
     assert outcome["after_ms"] < outcome["before_ms"]
 
 
+@pytest.mark.slow
 def test_quantization_is_judged_by_the_time_of_kernels(cuda: FakeCuda, here: Path) -> None:
     result = command(
         *("quantize-table", TARGET, "--device", "cuda:1", "--no-cache", "--format", "json"),

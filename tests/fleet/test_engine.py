@@ -17,7 +17,7 @@ GIB = 1 << 30
 without_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 ENGINES = [
     pytest.param(lambda: Processes(workers=2), id="processes"),
-    pytest.param(lambda: RayCluster(workers=2), id="ray", marks=[pytest.mark.slow, without_ray]),
+    pytest.param(lambda: RayCluster(workers=2), id="ray", marks=[pytest.mark.nightly, without_ray]),
 ]
 
 
@@ -74,7 +74,7 @@ def test_a_worker_that_cannot_import_what_it_needs_says_so_for_each_task() -> No
     ] * 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @without_ray
 def test_a_cluster_that_is_not_there_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="can't be reached"):

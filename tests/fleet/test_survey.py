@@ -29,6 +29,7 @@ def row(target: str, *lines: SurveyLine, **more: object) -> SurveyRow:
     return SurveyRow(key=target, target=target, lines=lines, **figures)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_single_scans(tmp_path: Path) -> None:
     store = Store(tmp_path / "diffprof.duckdb")
     targets = ("corpus:sdxl", "corpus:no-such")
@@ -103,7 +104,7 @@ def test_a_version_that_cannot_be_installed_is_said_before_anything_runs(
     assert not (tmp_path / "t").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_graph_breaks_are_those_of_a_scan(tmp_path: Path) -> None:
     (row_,) = survey(("corpus:sdxl-inpaint",), Store(tmp_path / "diffprof.duckdb"), Here())
     scan = scan_target("corpus:sdxl-inpaint", device=DEVICE, analyzers=("graph-breaks",)).recording
@@ -118,7 +119,7 @@ def test_graph_breaks_are_those_of_a_scan(tmp_path: Path) -> None:
     assert (row_.breaks, row_.recompiles) == tuple(map(len, found))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_pipeline_of_the_corpus_has_the_lines_of_its_scan(tmp_path: Path) -> None:
     from diffprof.corpus import CASES
 

@@ -40,6 +40,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[SweepRo
     return folder, sweep(cases(GRID, DEVICES), Store(folder / "diffprof.duckdb"), Here())
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_predict(swept: tuple[Path, tuple[SweepRow, ...]]) -> None:
     figures = ("device", "mode", "batch", "steps", "seconds", "peak_gib", "waits", "bound", "per_thousand")
     expected = {
@@ -59,6 +60,7 @@ def test_rows_are_those_of_predict(swept: tuple[Path, tuple[SweepRow, ...]]) -> 
     }
 
 
+@pytest.mark.slow
 def test_each_pipeline_runs_once_for_all_devices_modes_and_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +78,7 @@ def test_each_pipeline_runs_once_for_all_devices_modes_and_steps(
     assert asked == [RUN_STEPS, None]
 
 
+@pytest.mark.slow
 def test_stopped_and_begun_again_it_has_the_same_rows(
     swept: tuple[Path, tuple[SweepRow, ...]], tmp_path: Path
 ) -> None:
@@ -90,6 +93,7 @@ def test_stopped_and_begun_again_it_has_the_same_rows(
     assert store.rows("sweep", SweepRow)[0].key in {row.key for row in rows}
 
 
+@pytest.mark.slow
 def test_a_failure_is_a_row_with_its_reason_and_is_not_run_again(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("def make():\n    raise OSError('no weights here')\n")
@@ -115,6 +119,7 @@ def test_a_failure_is_a_row_with_its_reason_and_is_not_run_again(tmp_path: Path)
     assert len(changed.begun) == 2
 
 
+@pytest.mark.slow
 def test_a_fix_is_applied_before_the_run(tmp_path: Path) -> None:
     fixes = ("", "host-timesteps", "no-such-fix", "sdpa")
     grid = Grid(targets=("tiny-sdxl",), scheduler=("DDIMScheduler",), fix=fixes)
@@ -171,6 +176,7 @@ def test_a_run_is_named_by_all_that_goes_into_it() -> None:
     assert case(devices=("h100",)).run == case().run
 
 
+@pytest.mark.slow
 def test_the_command_answers_from_the_store(swept: tuple[Path, tuple[SweepRow, ...]]) -> None:
     def run(*args: str) -> str:
         done = CliRunner().invoke(app, ["sweep", *args, "--traces", str(swept[0])])

@@ -217,7 +217,7 @@ def same_rows(folder: Path, made: Callable[[], Engine], into: Path) -> list[Trac
     return plain(import_traces(sources([str(folder)]), Store(into), made()))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_rows_are_the_same_in_processes_and_on_ray(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

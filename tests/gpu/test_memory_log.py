@@ -205,6 +205,7 @@ def summed(name: str) -> None:
     assert max(point.bytes for point in use.curve) == use.peak_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAST)
 def test_they_sum_to_the_peak(name: str) -> None:
     summed(name)
@@ -232,7 +233,7 @@ def in_a_call(name: str, steps: int | None) -> MemoryUse:
         return resolve(name).run(play, device, Options(steps=min(steps or 4, 4)))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_they_sum_to_the_peak_of_every_architecture() -> None:
     """All built-in targets, one after the other; about ten minutes of CPU time."""
     differing = {}

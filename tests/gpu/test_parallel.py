@@ -206,7 +206,7 @@ def test_a_collective_keeps_the_host_and_in_eager_mode_so_does_what_it_gathered(
     assert spent(Split(ulysses=4), eager_ops=0) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_it_takes_to_cut_a_share_out_of_what_was_gathered() -> None:
     """In a process of its own: as many operations as are told, on this machine, within a half."""
     told = subprocess.run(
@@ -268,6 +268,7 @@ def test_boards_that_share_pcie_alone_take_the_times_of_a_measured_one() -> None
     assert measured > 3 * collective_us(H100, "alltoall", 4, 1 << 24)[0]
 
 
+@pytest.mark.slow
 def test_rows_for_each_degree_and_way() -> None:
     rows = predict_parallel("tiny-flux", gpus=(2, 4), steps=3)
     assert [(row.gpus, row.parallel) for row in rows] == [

@@ -16,7 +16,7 @@ from diffprof.judge.timeline import Without, events_of_syncs, replay, saved_us
 from diffprof.model.recording import Recording
 from diffprof.model.report import Report
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 HOSTS = ("desktop", "cloud")

@@ -64,7 +64,7 @@ def runner(configured: Project, base: str, monkeypatch: pytest.MonkeyPatch) -> R
     return Runner(ACTION, configured.folder, configured.folder / "runner", github, commands)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_pull_request_that_adds_a_wait(configured: Project, runner: Runner) -> None:
     line = configured.add_wait("            noise.min().item()\n")
     assert runner.run(install="true") == 1, runner.log
@@ -111,7 +111,7 @@ def test_the_hook_of_pre_commit_names_a_command_that_is_there(diffprof_run: Call
     assert diffprof_run(*args, "--help").exit_code == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_revisions_are_compared_by_hand(
     configured: Project, base: str, diffprof_run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:

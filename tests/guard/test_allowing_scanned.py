@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import diffprof
@@ -13,6 +14,7 @@ def scanned() -> Report:
     return diffprof.scan("painting.py:make_painter", steps=3, device="sim:a100-80gb")
 
 
+@pytest.mark.slow
 def test_a_comment_allows_the_wait_of_its_line_and_is_missed_when_that_goes(project: Project) -> None:
     line = project.add_wait(
         "            noise.abs().max().item()  # diffprof: allow SYN001 logged each step\n"
@@ -51,6 +53,7 @@ def test_torch_compile_passes_a_block() -> None:
     assert compiled(torch.ones(2)).tolist() == [2.0, 2.0]
 
 
+@pytest.mark.slow
 def test_a_block_around_a_graph_break_allows_it_and_makes_none(project: Project) -> None:
     project.replace("import torch\n", "import torch\nimport diffprof\n")
     project.replace(

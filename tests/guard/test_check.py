@@ -20,6 +20,7 @@ from tests.guard.conftest import WAIT, Project
 Run = Callable[..., Result]
 
 
+@pytest.mark.slow
 def test_init_finds_what_makes_pipelines_and_check_runs_it(project: Project, diffprof_run: Run) -> None:
     (project.folder / "pyproject.toml").write_text('[project]\nname = "painting"\n')
     made = diffprof_run("init")
@@ -34,6 +35,7 @@ def test_init_finds_what_makes_pipelines_and_check_runs_it(project: Project, dif
     assert "diffprof-baseline.json is not there yet" in checked.stderr
 
 
+@pytest.mark.slow
 def test_an_added_wait_is_caught_by_its_line_in_every_form(configured: Project, diffprof_run: Run) -> None:
     line = configured.add_wait()
     forms = ("github", "sarif", "junit", "codequality", "markdown", "badge", "json", "concise")
@@ -61,6 +63,7 @@ def test_an_added_wait_is_caught_by_its_line_in_every_form(configured: Project, 
     assert (data["status"], [each["status"] for each in data["checks"]]) == (1, ["found", "clean"])
 
 
+@pytest.mark.slow
 def test_what_is_in_the_baseline_may_move_and_a_second_one_is_new(
     configured: Project, diffprof_run: Run
 ) -> None:
@@ -85,6 +88,7 @@ def test_what_is_in_the_baseline_may_move_and_a_second_one_is_new(
     assert entries["painter on sim:a100-80gb"] == ()
 
 
+@pytest.mark.slow
 def test_an_allowance_of_one_target_is_not_unused_for_the_other(
     configured: Project, diffprof_run: Run
 ) -> None:

@@ -44,6 +44,7 @@ def wheel(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_one_package_is_replaced_and_the_others_stay(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elsewhere.shutil, "which", lambda name: None)
     program = "import click, msgspec; print(click.MINE)"

@@ -26,7 +26,7 @@ def test_its_configuration_is_that_of_the_corpus_and_its_baseline_knows_each_tar
     assert all(entry.in_loop for entries in known.values() for entry in entries)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nothing_new_waits_in_the_loops_of_diffusers(
     diffprof_run: Callable[..., Result], tmp_path: Path
 ) -> None:

@@ -39,10 +39,12 @@ def tested(project: Project, pytester: pytest.Pytester, monkeypatch: pytest.Monk
     return run
 
 
+@pytest.mark.slow
 def test_a_project_without_waits_passes(tested) -> None:
     assert "2 passed" in tested("-p", "no:cacheprovider", "-p", "no:tmpdir")
 
 
+@pytest.mark.slow
 def test_an_added_wait_fails_both_ways_and_is_named_by_its_line(project: Project, tested) -> None:
     line = project.add_wait()
     out = tested("-k", "painter")
@@ -64,6 +66,7 @@ def test_the_marker_fails_before_the_test(project: Project, tested) -> None:
     assert "hidden" not in out
 
 
+@pytest.mark.slow
 def test_equal_scans_are_made_once(project: Project, tested) -> None:
     (project.folder / "test_painting.py").write_text(
         """
@@ -96,6 +99,7 @@ def test_what_can_not_be_asserted_is_one_error_at_the_line_of_the_test(project: 
     assert "diffprof/guard" not in out
 
 
+@pytest.mark.slow
 def test_allowances_of_the_configuration_hold_in_tests(project: Project, tested) -> None:
     project.add_wait()
     (project.folder / "pyproject.toml").write_text(
@@ -115,7 +119,7 @@ def test_collecting_imports_no_torch_and_the_entry_point_leads_to_the_plugin() -
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_under_xdist(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     project.add_wait()

@@ -45,6 +45,7 @@ def test_the_doctor_has_a_line_and_a_cure_for_each(
     assert all(row["cure"] for row in rows.values() if row["state"] == "missing")
 
 
+@pytest.mark.slow
 def test_a_recording_of_three_steps_is_small_and_can_be_imported(project: Project, diffprof_run: Run) -> None:
     (project.folder / "run.py").write_text(
         "import painting\npainting.make_painter()(num_inference_steps=8)\nprint('never')\n"
@@ -67,6 +68,7 @@ def test_a_call_that_is_too_short_and_a_device_that_is_simulated(project: Projec
     assert not Path("x.json.gz").exists()
 
 
+@pytest.mark.slow
 def test_tools_for_agents(tmp_path: Path) -> None:
     pytest.importorskip("mcp")
     from diffprof.guard.mcp_server import Tools, make_server

@@ -162,6 +162,7 @@ events = st.lists(
 timelines = st.builds(make, events, latency=times, settle=times, limit=st.integers(1, 6))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(timelines, st.data())
 def test_leaving_anything_out_never_makes_anything_later(timeline: Timeline, data: st.DataObject) -> None:

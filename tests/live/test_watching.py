@@ -298,6 +298,7 @@ def test_what_is_copied_in_a_call_is_followed_too(pipe) -> None:
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.slow
 def test_compiled_parts_are_not_compiled_again(pipe) -> None:
     compiled = []
 

@@ -27,6 +27,7 @@ def test_paused_inside_and_as_before_after_it(enabled: bool) -> None:
         (gc.enable if was else gc.disable)()
 
 
+@pytest.mark.slow
 def test_what_was_frozen_lives_and_stays_frozen() -> None:
     thing = types.SimpleNamespace()
     gc.freeze()

@@ -200,6 +200,7 @@ def tiny(request: pytest.FixtureRequest) -> tuple[str, fitting.Played, Ran]:
     return name, played, Ran(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_the_code_takes_what_was_priced_and_changes_no_bit(
     tiny: tuple[str, fitting.Played, Ran], placement: Placement
@@ -218,7 +219,7 @@ def test_the_code_takes_what_was_priced_and_changes_no_bit(
         assert host == pytest.approx(ran.memory.host_bytes, rel=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_vae_that_is_cast_for_decoding_alone_is_tried_in_tiles_as_it_is_cast() -> None:
     device = resolve_device("sim:rtx4090")
     with device.active() as place:
@@ -277,11 +278,12 @@ def tiles_of_eight(vae: Any) -> tuple[int, ...]:
     return 1, vae.config.latent_channels, 24, 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "told"),
     [
         ("sd15", 29),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("wan-t2v", 170), ("cogvideox", 90))),
+        *(pytest.param(*each, marks=pytest.mark.nightly) for each in (("wan-t2v", 170), ("cogvideox", 90))),
     ],
 )
 def test_tiles_of_one_shape_are_told_as_when_all_are_run(
@@ -328,6 +330,7 @@ def as_row(recipe: FitRecipe, code: str) -> FitRow:
     )
 
 
+@pytest.mark.slow
 def test_code_is_checked_on_a_small_copy() -> None:
     checks, parts = checks_of("flux")
     found = [checks.of(as_row(recipe, code_of(recipe, parts))) for recipe in KINDS]
@@ -359,7 +362,7 @@ def no_call(call: Any) -> None:
     raise AssertionError(f"a call of {call.pipe}")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_float8_is_checked_where_the_small_copy_is_wide_enough() -> None:
     checks, parts = checks_of("flux")
     float8 = FitRecipe(None, Quantized.FP8, Placement.DEVICE, Decoding.WHOLE, True)
@@ -380,7 +383,7 @@ def test_float8_is_checked_where_the_small_copy_is_wide_enough() -> None:
     assert (narrow.status, narrow.why) == ("unchecked", "the small copy is too narrow for float8 products")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_weights_that_are_read_for_their_type_or_by_others_are_not_packed() -> None:
     """T5 makes its input of the type of `wo`'s weight, which is that of bytes in four bits; HunyuanDiT's
     pooling computes with weights of linears that it does not call."""
@@ -397,7 +400,8 @@ def test_weights_that_are_read_for_their_type_or_by_others_are_not_packed() -> N
     assert 'left = ["time_extra_emb.pooler.k_proj", "time_extra_emb.pooler.q_proj", ' in packed.code
 
 
-@pytest.mark.parametrize("name", ["cogview4", pytest.param("animatediff", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cogview4", pytest.param("animatediff", marks=pytest.mark.nightly)])
 def test_packed_leaves_are_not_streamed_where_one_is_called_twice(name: str) -> None:
     """As the feed-forward of CogView4's blocks, for the text and for the picture: the second time it is
     where the host keeps it. And as what AnimateDiff adds of positions, before each attention: the layer that
@@ -413,6 +417,7 @@ def test_packed_leaves_are_not_streamed_where_one_is_called_twice(name: str) -> 
     assert ("quantize:int8-weights", "offload:leaf") not in offered
 
 
+@pytest.mark.slow
 def test_packed_layers_take_their_input_by_the_name_that_it_has_in_pytorch() -> None:
     """AnimateDiff calls `proj_in(input=...)`, and bitsandbytes calls it `x`."""
     for name, named in (("animatediff", True), ("sd15", False)):
@@ -452,6 +457,7 @@ def all_eight(model: Any, *_: Any) -> None:
     assert len(model.single_transformer_blocks) > 6
 
 
+@pytest.mark.slow
 def test_a_model_with_weight_norm_is_checked() -> None:
     checks, parts = checks_of("flux")
     torch.nn.utils.weight_norm(checks.twin.pipe.transformer.proj_out)
@@ -479,7 +485,7 @@ def test_groups_are_offered_without_a_model_that_refuses_them(monkeypatch: pytes
     assert {each.placement for each in offered} == {*Placement} - one_by_one
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_vae_that_the_call_casts_is_left_out_of_groups() -> None:
     """SDXL decodes in float32 what it holds in float16, and diffusers' hooks bring float16 again."""
     case = CASES["sdxl"].build()
@@ -506,8 +512,9 @@ def test_layers_are_not_moved_one_by_one_where_hooks_make_weights_ahead(norm: An
     assert {each.placement for each in offered} == {*Placement} - {Placement.SEQUENTIAL}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["sdxl", *(pytest.param(n, marks=pytest.mark.slow) for n in ("wan-t2v", "cogvideox"))]
+    "name", ["sdxl", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("wan-t2v", "cogvideox"))]
 )
 def test_the_small_copy_decodes_in_tiles(name: str) -> None:
     """A tile is as large as its whole picture, or larger, else; and one that overlaps by a fifth gave
@@ -535,7 +542,7 @@ def assert_decodes_in_tiles(checks: Checks, parts: tuple[ModelWeights, ...]) -> 
     assert not np.array_equal(whole, tiled)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_code_that_fails_or_changes_more_than_it_says_is_not_taken() -> None:
     checks, _ = checks_of("flux")
     plain = FitRecipe(None, None, Placement.DEVICE, Decoding.WHOLE, False)
@@ -555,7 +562,7 @@ def test_code_that_fails_or_changes_more_than_it_says_is_not_taken() -> None:
     assert said == [f"checking code {place}: nothing changed" for place in ("1 of 2", "2 of 2", "3 of 3")]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["flux", "sdxl", "sd3", "wan-t2v", "cogvideox"])
 def test_all_code_that_fits_holds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes_module, "WORTH_PACKING", 1)
@@ -661,6 +668,7 @@ def test_where_nothing_fits_it_says_by_how_much() -> None:
         fitted(memory_gib=0.0)
 
 
+@pytest.mark.slow
 def test_a_type_that_the_gpu_has_no_units_for_is_named(found: Fitted) -> None:
     case = CASES["flux"].build()
     case.pipe.to(torch.bfloat16)
@@ -700,7 +708,7 @@ def test_what_a_recipe_needs_and_what_losing_more_gains_is_told(found: Fitted) -
     assert said(small, chosen=small) == ["It takes 30.0 GiB of the GPU. 1 recipe fits."]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_call_that_fails_in_half_precision_is_priced_as_it_is() -> None:
     """DDPM's pipeline turns its picture into NumPy's, which has no bfloat16."""
     found = diffprof.fit(f"{corpus_targets.__file__}:ddpm", steps=2)
@@ -729,6 +737,7 @@ def test_a_pipeline_that_offloads_already_is_refused() -> None:
         diffprof.fit(case.pipe, **case.kwargs)
 
 
+@pytest.mark.slow
 def test_weights_that_a_factory_quantizes_are_told_as_left_out(tmp_path: Path) -> None:
     """They are priced as wide as they were before."""
     pytest.importorskip("torchao")
@@ -747,6 +756,7 @@ def test_weights_that_a_factory_quantizes_are_told_as_left_out(tmp_path: Path) -
     assert told
 
 
+@pytest.mark.slow
 def test_weights_that_hooks_keep_in_float8_are_not_packed_again() -> None:
     """torchao and bitsandbytes raise on them. A copy's hooks would call the original's layers."""
     case = CASES["sd3-layerwise-float8"].build()
@@ -757,6 +767,7 @@ def test_weights_that_hooks_keep_in_float8_are_not_packed_again() -> None:
     assert "can't be shrunk (hooks widen weights of SD3Transformer2DModel that" in found.chosen.check.why
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_is_compiled_already_is_priced_as_it_runs_eagerly() -> None:
     """Dynamo can't trace tensors of a simulated GPU."""
     case = CASES["sd15"].build()
@@ -773,7 +784,7 @@ def test_the_table_has_the_frontier_and_the_code(found: Fitted) -> None:
     assert len(render_fit(found, "text", everything=True)) > len(text)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_flux_on_an_rtx_4090_ranks_as_diffusers_documents() -> None:
     """ "Compiling and offloading quantized models" in diffusers' guide: quantized and compiled 25.8 s and
     14.9 GB, with model offload 32.3 s and 12.2 GB, quantized alone 32.6 s and 14.9 GB."""
@@ -812,7 +823,7 @@ def first_time(groups: Sequence[Group], place: WeightsPlace) -> float:
     return 4.2e-3 * max(a + b for a, b in itertools.pairwise(counts)) + locked
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_group_offloading_of_fluxs_transformer_comes_in_the_published_order() -> None:
     """diffusers PR 11106: time leaf, block, leaf with low_cpu_mem_usage, block with it; those two keep less
     on the host; leaves take 0.53 GiB of the GPU, blocks 10.59."""

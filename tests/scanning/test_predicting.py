@@ -42,6 +42,7 @@ def of(rows: tuple[Prediction, ...], device: str, mode: str) -> Prediction:
     return next(row for row in rows if (row.device, row.mode) == (device, mode))
 
 
+@pytest.mark.slow
 def test_a_row_for_every_device_and_mode_in_order(rows: tuple[Prediction, ...]) -> None:
     assert [(row.device, row.mode) for row in rows] == [
         (device, mode) for device in ("a100-80gb", "h100") for mode in ("eager", "compiled", "fp8")
@@ -62,6 +63,7 @@ AS_SCANNED = {
 PLAIN = FitRecipe(None, None, Placement.DEVICE, Decoding.WHOLE, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "options"), AS_SCANNED.values(), ids=AS_SCANNED)
 def test_it_is_what_the_scan_says_and_so_is_the_plain_recipe_of_fit(
     target: str | Entry, options: Options
@@ -143,6 +145,7 @@ def test_what_does_not_fit_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None
     assert row.why.startswith("does not fit: ")
 
 
+@pytest.mark.slow
 def test_two_images_cost_more_than_one_and_less_than_two_calls() -> None:
     one, two = predict("tiny-sdxl", batches=(1, 2), steps=3)
     assert one.seconds is not None
@@ -194,7 +197,7 @@ def test_it_is_a_function_of_the_package() -> None:
     assert diffprof.predict is predict
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_peaks_of_flux_are_within_5_percent_of_those_published() -> None:
     """sayakpaul/diffusers-torchao, README."""
     published = {1: 33.851, 4: 39.49, 8: 47.509, 16: 61.548}
@@ -202,7 +205,7 @@ def test_peaks_of_flux_are_within_5_percent_of_those_published() -> None:
     assert {row.batch: row.peak_gib for row in found} == pytest.approx(published, rel=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_settings_change_what_they_say() -> None:
     def one(mode: str = "compiled", **setting: object) -> Prediction:
         (row,) = predict("tiny-sdxl", devices=("h100",), modes=(mode,), options=HALF, **setting)  # type: ignore[arg-type]
@@ -264,6 +267,7 @@ def test_every_rung_that_is_published_can_be_said() -> None:
     assert not CallSetting(compile_mode="default").mode("compiled", ("unet",)).graphs
 
 
+@pytest.mark.slow
 def test_an_offloaded_call_takes_less_memory_and_more_time() -> None:
     def one(offload: str | None) -> Prediction:
         (row,) = predict("tiny-sdxl", devices=("a100-80gb",), steps=6, offload=offload, price=2.0)
@@ -302,6 +306,7 @@ def test_a_call_is_bound_by_the_link_where_copies_over_it_take_most(
     assert found == {"bound": bound, "origin": {"modelled": 1.0}, "range": (1.5, 2.5)}
 
 
+@pytest.mark.slow
 def test_one_component_is_quantized_alone() -> None:
     (plain,) = predict("tiny-sdxl", steps=1)
     (one,) = predict("tiny-sdxl", steps=1, quantization="int8wo", quantized_components=("text_encoder_2",))
@@ -311,6 +316,7 @@ def test_one_component_is_quantized_alone() -> None:
         predict("tiny-sdxl", steps=1, quantization="int8wo", quantized_components=("text_encoder_9",))
 
 
+@pytest.mark.slow
 def test_what_is_compiled_can_be_named() -> None:
     def one(mode: str = "compiled", **setting: object) -> Prediction:
         (row,) = predict("tiny-sdxl", modes=(mode,), options=HALF, **setting)  # type: ignore[arg-type]
@@ -327,6 +333,7 @@ def test_what_is_compiled_can_be_named() -> None:
         one(compiled_components=("tokenizer",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "quantized"), [(1.0, False), (1000.0, True)])
 def test_autoquant_takes_int8_where_it_is_faster(
     rate: float, quantized: bool, monkeypatch: pytest.MonkeyPatch

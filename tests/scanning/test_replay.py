@@ -125,6 +125,7 @@ WITH_STATE: dict[str, tuple[Callable[[Any], dict[str, Any]], int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_STATE)
 def test_what_changes_is_run(name: str, replays: list[str]) -> None:
     prepare, most = WITH_STATE[name]
@@ -163,7 +164,7 @@ def with_steps(case: Any) -> dict[str, Any]:
     return {**case.kwargs, **dict.fromkeys(steps, STEPS), **fitting}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", sorted(CASES.keys() - NEED_THE_DEVICE))
 def test_the_corpus_is_recorded_alike(name: str) -> None:
     found = []

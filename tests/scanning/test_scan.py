@@ -100,6 +100,7 @@ def process_state():
     )
 
 
+@pytest.mark.slow
 def test_a_live_pipeline_is_scanned_and_given_back(pipe):
     before = process_state()
     parameters = {name: p.data_ptr() for name, p in pipe.unet.named_parameters()}
@@ -114,6 +115,7 @@ def test_a_live_pipeline_is_scanned_and_given_back(pipe):
     assert np.isfinite(image).all()
 
 
+@pytest.mark.slow
 def test_sigmas_on_the_device_are_found_and_named(pipe):
     pipe.scheduler = SigmasOnDevice.from_config(pipe.scheduler.config)
     report = diffprof.scan(pipe, device="sim:a100-80gb", **CALL)
@@ -130,6 +132,7 @@ def test_sigmas_on_the_device_are_found_and_named(pipe):
     assert len(report.recording.sources) == 1
 
 
+@pytest.mark.slow
 def test_the_same_syncs_with_real_values_on_the_cpu(pipe):
     pipe.scheduler = SigmasOnDevice.from_config(pipe.scheduler.config)
     simulated, real = (
@@ -141,6 +144,7 @@ def test_the_same_syncs_with_real_values_on_the_cpu(pipe):
     assert next(p.device.type for p in pipe.unet.parameters()) == "cpu"
 
 
+@pytest.mark.slow
 def test_a_real_call_is_timed_clean_and_profiled(pipe, tmp_path):
     before = process_state()
     target = from_object(pipe, kwargs=CALL)
@@ -166,7 +170,7 @@ def test_a_real_call_is_timed_clean_and_profiled(pipe, tmp_path):
     assert process_state() == before
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_profiler_that_fails_leaves_the_timing_and_says_so(pipe, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("CUPTI_ERROR_NOT_INITIALIZED")
@@ -191,7 +195,7 @@ def test_watching_records_the_calls_made_inside(pipe):
     assert "H100" in watch.report.recording.device.name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_watching_on_a_simulated_gpu_costs_what_a_scan_says(pipe):
     with diffprof.watch(pipe, device="sim:h100") as watch:
         pipe(**CALL)
@@ -215,7 +219,7 @@ def waits(report):
     return [(row.kind, row.site.file, row.site.line, row.count) for row in report.recording.syncs or ()]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
 def test_inference_mode_around_the_call_or_the_scan_changes_nothing(pipe, device):
     expected = waits(diffprof.scan(pipe, device=device, analyzers=("syncs",), **CALL))
@@ -240,6 +244,7 @@ with torch.inference_mode():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
 def test_a_script_that_calls_in_inference_mode(device, tmp_path):
     found = []
@@ -251,6 +256,7 @@ def test_a_script_that_calls_in_inference_mode(device, tmp_path):
     assert len(found[0]) == 6
 
 
+@pytest.mark.slow
 def test_a_scan_by_name_takes_the_commands_options():
     chosen = Options(dtype="bfloat16", call={"height": 64})
     report = diffprof.scan("tiny-sdxl", scheduler="DDIMScheduler", steps=2, width=64, options=chosen)
@@ -261,6 +267,7 @@ def test_a_scan_by_name_takes_the_commands_options():
     assert {c.dtype for c in target.components if c.name == "unet"} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_a_scan_by_name_takes_call_arguments():
     report = diffprof.scan("tiny-sdxl", device="sim:a100-80gb", num_inference_steps=2, output_type="latent")
     assert report.recording.target.steps == 2
@@ -335,6 +342,7 @@ class NeedsAValue(EulerDiscreteScheduler):
         return super().step(model_output, timestep, sample, return_dict=return_dict, **kwargs)
 
 
+@pytest.mark.slow
 def test_a_value_that_nobody_knows_is_assumed_and_said(pipe):
     pipe.scheduler = NeedsAValue.from_config(pipe.scheduler.config)
     report = diffprof.scan(pipe, device="sim:a100-80gb", **CALL)
@@ -345,6 +353,7 @@ def test_a_value_that_nobody_knows_is_assumed_and_said(pipe):
     assert all("unknown without weights" in (f.cost_note or "") for f in reads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "mode", "of_times"),
     [
@@ -382,7 +391,7 @@ def test_cuda_without_a_gpu_is_refused():
         scan_target("tiny-sdxl", device="cuda")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_scheduler_has_a_row_and_failures_say_why():
     table = {
         row.scheduler: row for row in scheduler_table("tiny-sdxl", device="sim:t4", options=Options(steps=3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from diffusers.modular_pipelines import (
@@ -137,6 +138,7 @@ def test_each_block_has_its_time_and_its_waits() -> None:
     assert all("__call__" not in vars(cls) or "wrapped" not in repr(cls.__call__) for cls in (Prepare, Step))
 
 
+@pytest.mark.slow
 def test_on_a_cpu_each_block_has_its_measured_time() -> None:
     report = scan(made(), device="cpu", analyzers=("syncs", "kernels"), num_inference_steps=3)
     recording = report.recording

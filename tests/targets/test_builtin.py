@@ -39,7 +39,7 @@ QUICK = {"sd15", "sdxl", "ssd-1b", "tiny-sdxl", "flux", "wan2.1-t2v-14b"}
 def each_architecture() -> list[Any]:
     """The quick ones always; the rest with the slow tests."""
     return [
-        pytest.param(info, id=info.name, marks=() if info.name in QUICK else (pytest.mark.slow,))
+        pytest.param(info, id=info.name, marks=() if info.name in QUICK else (pytest.mark.nightly,))
         for info in builtin_targets()
     ]
 
@@ -57,6 +57,7 @@ def test_counts_are_those_of_the_architecture_and_as_published(info: BuiltinInfo
             assert stored == pytest.approx(billions(figure), rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("info", each_architecture())
 def test_what_comes_out_has_the_size_that_is_asked_for(info: BuiltinInfo) -> None:
     asked = info.call.get("width"), info.call.get("height")
@@ -109,6 +110,7 @@ def test_the_page_has_a_row_for_each_and_its_counts_are_those_of_the_files() -> 
         assert checks[info.name]["checked by"] == targets_table.checked(info)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdxl-turbo", "flux-schnell"])
 def test_the_page_s_figures_are_what_a_scan_gives(name: str) -> None:
     page = targets_table.rows_of(targets_table.FILE.read_text())[name]
@@ -268,6 +270,7 @@ def test_roles_and_the_stand_in_are_told(shapes: Any) -> None:
     assert "stand_in" in rows["tokenizer"].config
 
 
+@pytest.mark.slow
 def test_the_tiny_one_runs_for_real_and_the_same_every_time(cpu: Any, unchanged: None, caplog: Any) -> None:
     call = call_of("tiny-sdxl", cpu, Options(steps=2))
     assert call.weights == "random"

@@ -125,6 +125,7 @@ return state["out"]
 """
 
 
+@pytest.mark.slow
 def test_a_graph_captured_by_hand_is_seen_once_and_named(scanned: Any) -> None:
     report = scanned(GRAPHED.strip())
     rows = {row.op: row for row in in_make(report)}

@@ -234,6 +234,7 @@ def test_offloading_finds_the_device(tiny: Any, write: Any, unchanged: None) -> 
     assert "Offloading hooks" in notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["model", "sequential"])
 def test_a_pipeline_without_weights_can_be_offloaded(
     tiny_checkpoint: Any, write: Any, unchanged: None, how: str

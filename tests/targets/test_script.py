@@ -84,6 +84,7 @@ def test_context_managers_of_the_script_are_open_while_it_is_played(
     assert run(file, cpu, (), play) == (True, torch.float64)
 
 
+@pytest.mark.slow
 def test_a_pipeline_class_of_its_own_counts_and_may_call_others(
     tiny: Path, write: Write, cpu: Any, unchanged: None
 ) -> None:

@@ -220,6 +220,7 @@ BESIDE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", BESIDE.values(), ids=BESIDE)
 def test_nothing_of_the_script_s_is_called_beside_the_call_that_is_played(
     tiny: Path, write: Write, unchanged: None, source: str
@@ -289,6 +290,7 @@ WAITED_FOR = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", WAITED_FOR.values(), ids=WAITED_FOR)
 def test_a_call_that_the_played_one_waits_for_is_let_through(
     tiny: Path, write: Write, unchanged: None, monkeypatch: pytest.MonkeyPatch, source: str
@@ -319,6 +321,7 @@ LEFT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "played"), LEFT.values(), ids=LEFT)
 def test_a_script_that_waits_after_its_first_call_is_left(
     tiny: Path, write: Write, unchanged: None, monkeypatch: pytest.MonkeyPatch, source: str, played: int
@@ -392,6 +395,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SERVERS.values(), ids=SERVERS)
 def test_leaving_a_server_is_at_most_one_line(
     tiny: Path, write: Write, unchanged: None, capfd: Any, source: str
@@ -480,6 +484,7 @@ def test_what_playing_raises_on_another_thread_arrives(tiny: Path, write: Write,
         resolve(str(file)).run(play, device, Options())
 
 
+@pytest.mark.slow
 def test_a_script_that_waits_is_told_what_to_do(capsys: Any, tmp_path: Path) -> None:
     interception = Interception(lambda *_: None)
     waited = threading.Event()
@@ -493,6 +498,7 @@ def test_a_script_that_waits_is_told_what_to_do(capsys: Any, tmp_path: Path) -> 
     assert "file.py:function" in said
 
 
+@pytest.mark.slow
 def test_a_script_that_works_is_not(capsys: Any, tmp_path: Path) -> None:
     import time
 
@@ -503,6 +509,7 @@ def test_a_script_that_works_is_not(capsys: Any, tmp_path: Path) -> None:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_nor_one_that_queues_for_a_cpu(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import time
 

@@ -35,6 +35,7 @@ def test_every_architecture_has_a_small_form_and_what_is_small_has_none() -> Non
         resolve("tiny-tiny-sdxl")
 
 
+@pytest.mark.slow
 def test_a_small_form_has_all_blocks_of_the_denoiser_and_runs_with_values(cpu: Any) -> None:
     call = resolve("tiny-sd15").run(lambda call: call, cpu, Options(steps=1))
     unet = call.pipe.unet
@@ -136,7 +137,7 @@ LARGE = 5_000_000
 """Elements of a weight. Models name widths of smaller ones in their code, not in a configuration."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("info", SMALL, ids=lambda info: info.name)
 def test_every_large_weight_of_a_small_form_is_divided(info: Any) -> None:
     with info.checkpoint() as folder:
@@ -172,7 +173,7 @@ def waits(name: str, device: str) -> Counter[Wait]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("info", SMALL, ids=lambda info: info.name)
 def test_a_small_form_waits_with_values_as_without_and_as_the_full_size_one(info: Any, cpu: Any) -> None:
     pipe = resolve(info.tiny).run(lambda call: call.pipe, cpu, Options())

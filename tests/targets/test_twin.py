@@ -63,6 +63,7 @@ UNDIVIDED = {
 """Those whose widths are not divided: most are too narrow in the corpus for their groups or rotary axes."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_in(12, {name: name for name in CASES}))
 def test_pipelines_of_the_corpus_have_a_twin(name: str) -> None:
     case = CASES[name].build()
@@ -88,6 +89,7 @@ def test_a_small_pipeline_that_can_not_be_divided_keeps_its_widths() -> None:
     assert "with the same widths and random weights" in found.said
 
 
+@pytest.mark.slow
 def test_a_picture_changed_a_little_still_has_steps() -> None:
     case = CASES["sdxl-img2img"].build()
     found = twin(case.pipe, **{**case.kwargs, "strength": 0.3, "num_inference_steps": 50})
@@ -249,7 +251,7 @@ def latte() -> tuple[Any, dict[str, Any]]:
     return df.LattePipeline(None, None, vae(4), model, scheduler), kwargs | {"clean_caption": False}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("make", [flux, sd3, pixart_sigma, hunyuan_dit, wan, latte, cogvideo_of_a_picture])
 def test_real_widths_are_divided(make: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
     with torch.device("meta"):
@@ -261,6 +263,7 @@ def test_real_widths_are_divided(make: Callable[[], tuple[Any, dict[str, Any]]])
     assert torch.isfinite(values(found)).all()
 
 
+@pytest.mark.slow
 def test_a_text_encoder_has_its_first_layers_only() -> None:
     device = resolve_device("sim:a100-80gb")
     with device.active():
@@ -412,6 +415,7 @@ def test_a_call_that_is_told_the_area_of_its_pictures_is_told_the_small_one() ->
     assert found["_auto_resize"] is False
 
 
+@pytest.mark.slow
 def test_a_twin_may_have_few_of_equal_blocks_where_it_runs_with_them() -> None:
     case = CASES["sdxl"].build()
     case.pipe.unet = df.UNet2DConditionModel.from_config(

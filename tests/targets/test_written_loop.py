@@ -93,6 +93,7 @@ OFFLOADED = AT_THE_TOP.replace(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source", [AT_THE_TOP, IN_A_METHOD, OFFLOADED], ids=["at the top", "in a method", "offloaded"]
 )
@@ -156,6 +157,7 @@ def test_a_model_called_before_a_pipeline_is_no_loop(tiny: Path, write: Write) -
 # --- several pipelines ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_other_pipelines_of_the_script_are_named(tiny: Path, write: Write, cpu: Any) -> None:
     file = write(
         "script.py",
@@ -260,6 +262,7 @@ CALLED_LATER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", CALLED_LATER.values(), ids=CALLED_LATER)
 def test_each_pipeline_is_played_wherever_it_is_held(tiny: Path, write: Write, cpu: Any, source: str) -> None:
     head = (
@@ -294,6 +297,7 @@ BASE_AND_REFINER = """
 """
 
 
+@pytest.mark.slow
 def test_each_pipeline_of_a_script_is_scanned_and_nothing_is_written(
     tiny: Path, write: Write, monkeypatch: Any
 ) -> None:
@@ -316,6 +320,7 @@ def test_each_pipeline_of_a_script_is_scanned_and_nothing_is_written(
     assert judge_again(report).pipelines == report.pipelines
 
 
+@pytest.mark.slow
 def test_another_pipeline_of_a_script_is_played_after_those_before_it(
     tiny: Path, write: Write, cpu: Any
 ) -> None:
@@ -335,6 +340,7 @@ def test_another_pipeline_of_a_script_is_played_after_those_before_it(
         ScriptTarget(file, which=2).run(lambda call: None, cpu, Options())
 
 
+@pytest.mark.slow
 def test_a_script_that_fails_between_its_calls_is_reported_up_to_there(tiny: Path, write: Write) -> None:
     file = write("script.py", BASE_AND_REFINER.replace("refiner(images,", "refiner(images[0],"))
     report = scan_target(str(file), device="sim", analyzers=("syncs",))
@@ -353,6 +359,7 @@ def test_a_script_that_fails_between_its_calls_is_reported_up_to_there(tiny: Pat
     assert ended.value.exit_code == ExitCode.UNJUDGED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "deed",
     [
@@ -383,6 +390,7 @@ def test_a_script_that_runs_on_is_left_before_it_reaches_outside(
     assert Path("images.txt").read_text() == "those of yesterday"
 
 
+@pytest.mark.slow
 def test_saving_while_a_script_runs_on_reads_tensors_and_leaves_no_file(
     tiny: Path, write: Write, monkeypatch: Any
 ) -> None:

@@ -76,6 +76,7 @@ class Counting(Wide):
         return super().forward(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "graphs"), [(Wide, 3), (Counting, 1)])
 def test_equal_blocks_are_captured_once_and_each_runs_with_its_own_weights(kind: Any, graphs: int) -> None:
     torch.manual_seed(0)

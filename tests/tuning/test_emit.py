@@ -174,7 +174,7 @@ def test_statements_keep_their_comments_and_decorators() -> None:
     assert rename("_a = f(_a, '_a')  # _a", {"_a": "_a_2"}) == "_a_2 = f(_a_2, '_a')  # _a"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["optimized"])
 def test_a_fresh_process_without_diffprof_makes_the_same_image(name: str, built: Any, tmp_path: Path) -> None:
     import diffusers
@@ -254,6 +254,7 @@ assert "diffprof" not in sys.modules
     subject.restore(before)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_clean(tmp_path: Path, built: Any) -> None:
     report = scan_target("tiny-sdxl", device="sim", options=Options(scheduler="UniPC", steps=3))
     outcomes = []

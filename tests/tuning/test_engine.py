@@ -60,7 +60,7 @@ def still(*_):
     return lambda: float(next(ticks))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_exact_fix_without_gain_is_kept_for_what_it_resolves(tried):
     outcomes, tuned = tried("cpu", made("host-timesteps", HOST_TIMESTEPS), clock=still())
     kept = outcomes["host-timesteps"]
@@ -81,6 +81,7 @@ def test_an_exact_fix_without_gain_is_kept_for_what_it_resolves(tried):
     assert [f for f in tuned.after.in_loop if f.rule.startswith("SYN")] == []
 
 
+@pytest.mark.slow
 def test_on_a_simulated_gpu_outputs_are_compared_on_a_twin(tried):
     outcomes, tuned = tried(
         "sim:a100-80gb",
@@ -102,6 +103,7 @@ def test_on_a_simulated_gpu_outputs_are_compared_on_a_twin(tried):
     assert tuned.report.plan is not None
 
 
+@pytest.mark.slow
 def test_each_fix_is_told_the_share_of_its_own_python(tried, monkeypatch):
     took = iter([1.0, 0.5, 0.4])
     monkeypatch.setattr(trial, "cpu_seconds", lambda call: next(took))
@@ -126,6 +128,7 @@ conv.register_forward_hook(lambda module, given, result: result if result.device
 """
 
 
+@pytest.mark.slow
 def test_what_acts_on_device_tensors_alone_is_compared(tried):
     """As most fixes of waits do: on the CPU they have nothing to do."""
     layers = made("layers", Code(optimize="pipe.unet.fuse_qkv_projections()"), stage=Stage.MODEL)
@@ -138,6 +141,7 @@ def test_what_acts_on_device_tensors_alone_is_compared(tried):
     assert outcomes["broken"].why.startswith("It raised ")
 
 
+@pytest.mark.slow
 def test_a_twin_that_can_not_stand_on_the_simulated_gpu_is_compared_on_the_cpu(tried, monkeypatch):
     def place(*_, **__):
         raise UsageError("no", "room")
@@ -151,6 +155,7 @@ def test_a_twin_that_can_not_stand_on_the_simulated_gpu_is_compared_on_the_cpu(t
     )
 
 
+@pytest.mark.slow
 def test_what_raises_is_undone_and_the_next_is_tried(tried):
     outcomes, _ = tried(
         "cpu",
@@ -169,6 +174,7 @@ def test_what_raises_is_undone_and_the_next_is_tried(tried):
     assert outcomes["host-timesteps"].status is Status.KEPT
 
 
+@pytest.mark.slow
 def test_what_is_slower_or_gains_nothing_is_undone(tried):
     # Each pass of the baseline takes a second; after the first fix two, after the second one again.
     lengths = {"slower": 2.0, "idle": 1.0}
@@ -207,6 +213,7 @@ def test_what_is_slower_or_gains_nothing_is_undone(tried):
     assert tuned.after is None
 
 
+@pytest.mark.slow
 def test_global_settings_of_what_was_kept_are_gone_at_the_end(tried):
     code = Code(
         imports=("import torch", "import torch._inductor.config"),
@@ -226,6 +233,7 @@ def iter_faster():
         length *= 0.8
 
 
+@pytest.mark.slow
 def test_definitions_accumulate_and_are_undone(tried):
     outcomes, _ = tried(
         "cpu",
@@ -238,7 +246,7 @@ def test_definitions_accumulate_and_are_undone(tried):
     assert "NameError" in outcomes["second"].why
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_context_stands_around_every_call(tried):
     code = Code(
         imports=("import contextlib",),
@@ -257,6 +265,7 @@ def test_a_context_stands_around_every_call(tried):
     assert outcomes["check"].status is Status.KEPT
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_or_is_resolved_already_is_skipped(tried):
     outcomes, _ = tried(
         "sim:a100-80gb",
@@ -283,7 +292,7 @@ def compiling(code):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_compiling_is_modelled_on_a_simulated_gpu_and_compared_on_a_twin(tried):
     outcomes, _ = tried("sim:a100-80gb", compiling(Code(optimize="pipe.unet.conv_in.compile()")))
     kept = outcomes["compile"]
@@ -296,7 +305,7 @@ def test_compiling_is_modelled_on_a_simulated_gpu_and_compared_on_a_twin(tried):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_compiled_code_that_computes_something_else_is_undone(tried):
     code = Code(
         imports=("import torch",),
@@ -310,7 +319,7 @@ def test_compiled_code_that_computes_something_else_is_undone(tried):
     assert outcomes["compile"].reason is Reason.CHANGED
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_hooks_that_a_fix_left_are_compiled_with_the_model(tried):
     """Dynamo looks up the globals of what it inlines in the module that they name."""
     code = Code(
@@ -322,6 +331,7 @@ def test_hooks_that_a_fix_left_are_compiled_with_the_model(tried):
     assert outcomes["compile"].status is Status.KEPT
 
 
+@pytest.mark.slow
 def test_a_fix_that_adds_kinds_of_kernels_is_judged_like_any_other(tried):
     """A fix that adds kinds of kernels is judged like any other."""
     code = Code(
@@ -334,6 +344,7 @@ def test_a_fix_that_adds_kinds_of_kernels_is_judged_like_any_other(tried):
     assert outcomes["flips"].difference.bit_equal
 
 
+@pytest.mark.slow
 def test_the_scan_after_an_earlier_try_is_not_named_again(offered, scanned, unchanged):
     from msgspec.structs import replace
 
@@ -344,7 +355,7 @@ def test_the_scan_after_an_earlier_try_is_not_named_again(offered, scanned, unch
     assert tuned.report.after is None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_compiled_twin_that_can_not_be_called_is_named(tried, monkeypatch):
     breaking = "pipe.vae.decode = torch.compile(lambda *a, **k: torch._dynamo.graph_break(), fullgraph=True)"
     code = Code(imports=("import torch",), optimize=breaking)
@@ -371,7 +382,7 @@ def test_a_compiled_twin_that_can_not_be_called_is_named(tried, monkeypatch):
     assert tuned.after is not None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_comparing_compiled_code_leaves_dynamo_alone(tried):
     """Code that the caller compiled is neither forgotten nor compiled again."""
     compiles = []
@@ -387,7 +398,7 @@ def test_comparing_compiled_code_leaves_dynamo_alone(tried):
     assert len(compiles) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "scheduler",
     ["DDIM", "DDPM", "LCM", "TCD", "UniPCMultistep", "SASolver"],
@@ -407,6 +418,7 @@ def test_no_scheduler_blocks_after_its_fix_and_the_image_is_the_same(scheduler, 
     assert all(o.from_baseline.bit_equal for o in tried)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["cpu", "sim:a100-80gb"])
 def test_an_interruption_keeps_the_outcomes_until_then(offered, scanned, unchanged, device):
     stop = Code(optimize="pipe.vae.x = 1\nraise KeyboardInterrupt")
@@ -424,6 +436,7 @@ def test_an_interruption_keeps_the_outcomes_until_then(offered, scanned, unchang
     assert caught.value.report.plan is not None
 
 
+@pytest.mark.slow
 def test_targets_that_cannot_be_built_again(scanned):
     from msgspec.structs import replace
 
@@ -445,6 +458,7 @@ def test_targets_that_cannot_be_built_again(scanned):
         assert caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_target_that_fails_when_it_is_built_again_says_so(scanned, offered):
     from msgspec.structs import replace
 
@@ -455,7 +469,7 @@ def test_a_target_that_fails_when_it_is_built_again_says_so(scanned, offered):
         tune(replace(report, recording=replace(report.recording, target=target)))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_setting_that_holds_during_the_call_alone_counts_on_a_simulated_gpu():
     """TF32 is set around the call; the products of the float32 pipeline are priced in it, and their operands
     cut where the twin's output is compared."""
@@ -469,6 +483,7 @@ def test_a_setting_that_holds_during_the_call_alone_counts_on_a_simulated_gpu():
     assert outcome.before_ms - outcome.after_ms == pytest.approx(promised, rel=0.05)
 
 
+@pytest.mark.slow
 def test_what_its_user_compiled_is_tried_as_compiled(offered, unchanged, tmp_path):
     file = tmp_path / "compiled.py"
     file.write_text(
@@ -484,7 +499,7 @@ def test_what_its_user_compiled_is_tried_as_compiled(offered, unchanged, tmp_pat
     assert outcome.before_ms == pytest.approx(report.verdict.call_ms, rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_what_breaks_a_graph_is_not_compiled_as_one(tmp_path):
     """Nobody looked for graph breaks before; `fullgraph=True` would raise for this denoiser."""
     factory = tmp_path / "broken.py"

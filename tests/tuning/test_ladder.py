@@ -46,7 +46,7 @@ def by_name(ladder: Ladder) -> dict[str, RungResult]:
     return {rung.name: rung for rung in ladder.rungs}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("target", FAST)
 def test_predictions_hold_against_the_published_runs(ladders: dict[str, Ladder], target: str) -> None:
     for rung in ladders[target].rungs:
@@ -58,7 +58,7 @@ def test_predictions_hold_against_the_published_runs(ladders: dict[str, Ladder],
         assert abs(rung.memory_error) < 0.15, rung
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("target", FAST)
 def test_the_order_of_the_rungs_is_the_published_one(ladders: dict[str, Ladder], target: str) -> None:
     rungs = [r for r in ladders[target].rungs if r.seconds is not None and r.published_seconds is not None]
@@ -67,7 +67,7 @@ def test_the_order_of_the_rungs_is_the_published_one(ladders: dict[str, Ladder],
     assert predicted == measured
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("target", FAST)
 def test_the_page_prints_what_is_predicted(ladders: dict[str, Ladder], target: str) -> None:
     readme = (Path(__file__).parents[2] / "diffprof/docs/ladder.md").read_text(encoding="utf-8")
@@ -88,14 +88,14 @@ def test_the_page_counts_the_fitted_constants() -> None:
     assert "five constants" in (root / "diffprof/docs/ladder.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_ladders_are_within_eight_percent(ladders: dict[str, Ladder]) -> None:
     """What the model was set to: a worse fit means that a change of a rate or of the simulator did harm."""
     for ladder in ladders.values():
         assert all(abs(rung.error or 1.0) < 0.08 for rung in ladder.rungs)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_extrapolated_steps_are_exact() -> None:
     from diffprof.devices import resolve_device
     from diffprof.judge.steps import with_steps

@@ -54,7 +54,7 @@ MADE: dict[str, tuple[str, str | None, str, tuple[str, ...]]] = {
 """Target, scheduler, the file that changes, pipelines of the corpus that run it."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", MADE)
 def test_a_patch_with_its_text(name: str, tmp_path: Path) -> None:
     target, scheduler, file, cases = MADE[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from diffusers import DDIMScheduler
 
@@ -11,6 +12,7 @@ from diffprof.model.fix import Status
 from tests.fake_cuda import micro
 
 
+@pytest.mark.slow
 def test_what_helped_is_left_on_the_pipeline():
     pipe, call = micro.stable_diffusion()
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)

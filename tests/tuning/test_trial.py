@@ -38,6 +38,7 @@ def memory_is_whole(seen: Recording) -> bool:
     return held == memory.peak_bytes == max(memory.by_phase.values())
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_pipeline_in_every_figure() -> None:
     """States that are kept for undoing lie on the same device."""
 
@@ -56,6 +57,7 @@ def test_memory_is_that_of_the_pipeline_in_every_figure() -> None:
     assert half.memory.weights_bytes < 0.6 * first.memory.weights_bytes
 
 
+@pytest.mark.slow
 def test_int8_weights_are_smaller_in_every_figure() -> None:
     def work(trial: SimulatedTrial) -> Iterator[Any]:
         trial.apply("half", HALF, None)
@@ -92,6 +94,7 @@ def test_weights_that_are_moved_for_their_model_are_smaller_then_alone() -> None
     assert found.peak_bytes == 60
 
 
+@pytest.mark.slow
 def test_garbage_that_goes_while_the_call_runs_is_none_of_its_memory() -> None:
     def work(trial: SimulatedTrial) -> Iterator[Recording]:
         yield trial.look(("syncs", "kernels"))
@@ -106,6 +109,7 @@ def test_garbage_that_goes_while_the_call_runs_is_none_of_its_memory() -> None:
     assert again.memory == first.memory
 
 
+@pytest.mark.slow
 def test_what_is_asked_of_a_state_later_comes_of_the_call_that_was_watched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -133,6 +137,7 @@ def test_what_is_asked_of_a_state_later_comes_of_the_call_that_was_watched(
         assert getattr(pieces, section) == getattr(whole, section), section
 
 
+@pytest.mark.slow
 def test_a_state_is_costed_for_what_will_be_tried_and_what_was_kept_for_all() -> None:
     def work(trial: SimulatedTrial) -> Iterator[Recording]:
         yield trial.look(("setup",))

@@ -133,7 +133,7 @@ def test_the_examples_make_the_code_of_nearly_every_fix() -> None:
     assert set(RECIPES) - made <= UNMADE
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_no_text_of_a_row_becomes_code_of_edited_lines() -> None:
     scanned = scan_target("corpus:z-image-inpaint", device="sim:a100-80gb", analyzers=("syncs",)).recording
     rows = [row for row in scanned.syncs or () if row.in_loop and "/pipelines/" in row.site.file]

@@ -135,7 +135,7 @@ def test_apply_then_undo_gives_the_original(built, unchanged, change):  # noqa: 
     assert np.array_equal(image(built), before)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_states_can_be_taken_in_turn(built, unchanged):  # noqa: F811
     storages = Storages()
     plain = Snapshot(built, storages=storages)

@@ -192,7 +192,7 @@ def test_fewer_steps_than_the_model_cards_are_said_with_what_its_call_takes() ->
     assert "4 of the model card's 50 steps (--steps)" in " ".join(render(report, "text", columns=80).split())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_model_cards_call_is_that_of_a_scan_at_its_steps() -> None:
     few, many = scan("tiny-sdxl", device="sim:h100"), scan("tiny-sdxl", device="sim:h100", steps=8)
     target = replace(few.recording.target, card_steps=8)
@@ -201,8 +201,10 @@ def test_the_model_cards_call_is_that_of_a_scan_at_its_steps() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "scheduler", ["EulerDiscreteScheduler", pytest.param("UniPCMultistepScheduler", marks=pytest.mark.slow)]
+    "scheduler",
+    ["EulerDiscreteScheduler", pytest.param("UniPCMultistepScheduler", marks=pytest.mark.nightly)],
 )
 def test_so_are_those_with_the_fixes(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each change is costed with a step as often as is lacking, where two are alike, or nearly."""

@@ -27,9 +27,13 @@ def scanned(name: str) -> Report:
     return scan(make, device="sim:a100-80gb")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in sorted({*CHOSEN, *FAST})],
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.nightly)
+        for name in sorted({*CHOSEN, *FAST})
+    ],
 )
 def test_verdict_row_fix_and_page_are_about_one_finding(name: str) -> None:
     report = scanned(name)

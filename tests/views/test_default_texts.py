@@ -52,7 +52,7 @@ def test_an_imported_trace(tmp_path: Path) -> None:
     held("trace", replace(report, path="20260102-030405-trace"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", SCANS)
 def test_a_scan(name: str) -> None:
     held(name, replace(SCANS[name](), path="traces/20260102-030405-sdxl"))

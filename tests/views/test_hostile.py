@@ -171,6 +171,7 @@ def test_a_surrogate_in_a_name_is_stored_as_an_escape() -> None:
     assert "\\udc80" in stored.recording.target.spec
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_five_thousand_findings_are_all_shown_or_the_cut_is_stated(form: str) -> None:
     shown = render(builders.many(5_000), form, verbose=True)

@@ -76,7 +76,10 @@ def test_quantization_tables(report: Report, form: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [pytest.param(name, marks=pytest.mark.slow if len(text) > 300 else ()) for name, text in TEXTS.items()],
+    [
+        pytest.param(name, marks=pytest.mark.nightly if len(text) > 300 else ())
+        for name, text in TEXTS.items()
+    ],
     indirect=True,
 )
 def test_tensorboard(report: Report, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ def test_why_a_run_cannot_be_read_stands_below_the_list() -> None:
     assert below == ["bad: It is no report."]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=80)
 @given(st.text(max_size=60).map(clean), st.integers(3, 30))
 def test_the_beginning_and_the_end_of_a_text_are_kept(text: str, cells: int) -> None:

@@ -83,6 +83,7 @@ def stumbles(text: str) -> list[str]:
     return [text[max(0, found.start() - 60) : found.end() + 30] for found in STUMBLES.finditer(text)]
 
 
+@pytest.mark.slow
 def test_nothing_to_stumble_over() -> None:
     wrong = {
         (name, form): found

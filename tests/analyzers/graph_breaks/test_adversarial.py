@@ -15,7 +15,7 @@ from tests.analyzers.graph_breaks.conftest import in_child
 from tests.analyzers.graph_breaks.keeping import often
 from tests.analyzers.graph_breaks.tiny import TinyCall
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 X = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.5, 1.5, 2.5, 3.5]])
 CALLS = 4

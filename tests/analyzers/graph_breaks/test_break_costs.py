@@ -87,6 +87,7 @@ def look(name: str) -> tuple[CaptureResult, Costs]:
 seen = cache(look)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_model_launches_as_many_graphs_as_dynamo_runs(name: str) -> None:
     result, costs = seen(name)
@@ -94,12 +95,14 @@ def test_the_model_launches_as_many_graphs_as_dynamo_runs(name: str) -> None:
     assert costs.variant(active).regions == sum(graph.runs for graph in result.capture.graphs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_without_any_break_there_is_one_graph(name: str) -> None:
     _, costs = seen(name)
     assert costs.variant(set(), frozenset(range(len(costs.breaks)))).regions == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "whole"])
 def test_curing_a_break_never_costs(name: str) -> None:
     _, costs = seen(name)
@@ -131,6 +134,7 @@ def test_findings_carry_the_cost_and_say_what_it_is_made_of() -> None:
     assert "1 CUDA graph, 1 kernel and a wait of the host" in str(finding.cost_note)
 
 
+@pytest.mark.slow
 def test_what_redirects_a_scripts_devices_is_not_traced() -> None:
     def cast(x: torch.Tensor) -> torch.Tensor:
         return x.to(torch.float64) + 1

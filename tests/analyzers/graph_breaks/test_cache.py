@@ -190,7 +190,7 @@ def look(**kwargs: Any) -> tuple[bool, set[str | None]]:
     return row.cached, {each.code for each in sections["graph_breaks"] if each.component == "call"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_another_callback_breaks_elsewhere() -> None:
     first = look()
     assert not first[0]
@@ -200,6 +200,7 @@ def test_another_callback_breaks_elsewhere() -> None:
     assert called[1] != first[1]
 
 
+@pytest.mark.slow
 def test_captures_of_the_call_come_from_the_cache_for_the_same_arguments_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -305,6 +306,7 @@ def test_a_pipeline_with_a_real_tokenizer_has_one_key(folder: Path) -> None:
     assert store.key_of(again, "call") == used
 
 
+@pytest.mark.slow
 def test_changes_of_a_pipeline_are_told_apart(folder: Path) -> None:
     from diffusers import DDIMScheduler, PNDMScheduler
 
@@ -335,7 +337,7 @@ def test_changes_of_a_pipeline_are_told_apart(folder: Path) -> None:
     assert len(set(keys)) == len(keys)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_call_of_a_checkpoint_is_captured_once(tmp_path: Path) -> None:
     folder = tmp_path / "clip"
     text_to_image(clip_tokenizer()).save_pretrained(folder)

@@ -79,6 +79,7 @@ def probed() -> tuple[tuple[ComplexRow, ...], dict[str, int], list[Finding]]:
     return found["complex_numbers"], folded, list(complex_numbers(make_recording(**found)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("component", ["whole", "regional"])
 def test_every_operation_on_complex_numbers_is_counted(component: str) -> None:
     """Inductor 2.13 makes an ATen call of each of these: view_as_complex, unsqueeze, mul, view_as_real."""
@@ -93,6 +94,7 @@ def test_every_operation_on_complex_numbers_is_counted(component: str) -> None:
     assert ops == dict.fromkeys(("view_as_complex", "unsqueeze", "mul", "view_as_real"), LAYERS)
 
 
+@pytest.mark.slow
 def test_real_numbers_are_clean() -> None:
     rows, _, _ = probed()
     assert {row.component for row in rows} == {"whole", "regional"}
@@ -111,6 +113,7 @@ def test_a_filter_over_frequencies_is_another_source() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_finding_for_each_function() -> None:
     _, _, findings = probed()
     (turned,) = [f for f in findings if f.site and f.site.file == QWEN]

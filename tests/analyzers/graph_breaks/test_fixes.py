@@ -168,6 +168,7 @@ def seen() -> dict[str, Any]:
     return in_child(look_at_all)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SETTLED, "outputs"])
 def test_the_break_is_gone(name: str) -> None:
     before, after = seen()[name]
@@ -175,12 +176,14 @@ def test_the_break_is_gone(name: str) -> None:
     assert after == 0
 
 
+@pytest.mark.slow
 def test_another_size_no_longer_compiles_again() -> None:
     before, after = seen()["shape"]
     assert {row.kind for row in before} == {"shape"}
     assert after == ()
 
 
+@pytest.mark.slow
 def test_sizes_that_are_marked_before_the_compiled_code_compile_once() -> None:
     before, after, failure = seen()["marked"]
     assert [row.marked for row in before] == [{"sample": (1,)}]
@@ -235,6 +238,7 @@ def test_a_named_tuple_reads_like_the_object_and_undoing_is_taking_it_off() -> N
     assert fits(SimpleNamespace(components={"unet": nn.Linear(2, 2)})) is not None
 
 
+@pytest.mark.slow
 def test_a_probe_captures_under_the_settings_of_the_call() -> None:
     from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 

@@ -65,7 +65,7 @@ def look() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sdxl_at_full_size_is_fullgraph_ready_and_takes_no_memory() -> None:
     found = in_child(look)
     unet, vae = found["unet"], found["vae.decode"]

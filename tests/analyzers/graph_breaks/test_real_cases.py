@@ -44,8 +44,9 @@ def probed(name: str) -> dict[str, Any]:
 QUICK = {"lora", "cpu_offload"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.nightly) for n in CASES]
 )
 def test_each_case_is_reported_as_it_is(name: str) -> None:
     sections = probed(name)
@@ -57,6 +58,7 @@ def test_each_case_is_reported_as_it_is(name: str) -> None:
     assert sections["unseen"] == ()
 
 
+@pytest.mark.slow
 def test_offloading_breaks_at_its_hook_in_every_call() -> None:
     rows = probed("cpu_offload")["graph_breaks"]
     assert {(row.component, kind_of(row), row.code, row.per_step) for row in rows} == {
@@ -73,7 +75,7 @@ def hook_lines(file: str) -> dict[int, str]:
     return dict(enumerate(source, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_group_offloading_breaks_where_a_group_is_moved() -> None:
     call = group_offload()
     hooked = [m for m in call.pipe.unet.modules() if hasattr(m, "_diffusers_hook")]
@@ -96,7 +98,7 @@ def test_group_offloading_breaks_where_a_group_is_moved() -> None:
         assert "weights on the device" in finding.advice
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_layerwise_casting_breaks_around_every_layer() -> None:
     call = layerwise_casting()
     cast = sum(
@@ -117,7 +119,7 @@ def test_layerwise_casting_breaks_around_every_layer() -> None:
         assert "Float8WeightOnlyConfig" in ADVICE_TEXT["one-type-of-weights"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_swapping_and_scaling_adapters() -> None:
     call = lora()
     changes = {"lora_scale": [0.5], "adapter": ["two"], "cross_attention_kwargs": [{"scale": 0.5}]}
@@ -173,7 +175,7 @@ def compiled_offloaded() -> tuple[int, int]:
     return len(runs), sum(runs)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_sequential_offloading_breaks_around_every_layer(tmp_path: Path) -> None:
     """It needs another device than the CPU (accelerate 1.15), as the simulated one is."""
     factory = tmp_path / "offloaded.py"

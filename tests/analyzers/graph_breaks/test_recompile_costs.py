@@ -102,6 +102,7 @@ def seen() -> dict[str, Any]:
     return in_child(look)
 
 
+@pytest.mark.slow
 def test_one_compile_is_timed_and_what_its_backend_takes_is_not_known() -> None:
     (row,) = seen()["shape"]
     assert row.cost.capture_ms > 0.0
@@ -150,6 +151,7 @@ def test_every_function_of_a_component_counts_with_one_version() -> None:
     assert compile_times([part(Layered(2))], timed) == {"unet": 6000.0}
 
 
+@pytest.mark.slow
 def test_equal_blocks_are_timed_once_and_count_as_often_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recompiles_module, "median", lambda seconds: 1.0)
     call = tiny.TinyCall(Pipe(Layered(30)), {"x": torch.ones(2, 4)})

@@ -52,6 +52,7 @@ def seen() -> dict[str, tuple[RecompileRow, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_another_size_recompiles_once_and_says_what_stops_it() -> None:
     (row,) = seen()["shape"]
     assert (row.kind, row.variation, row.count) == ("shape", "height=6", 1)
@@ -62,12 +63,14 @@ def test_another_size_recompiles_once_and_says_what_stops_it() -> None:
     assert not row.limit_hit
 
 
+@pytest.mark.slow
 def test_a_size_that_the_model_fixes_is_not_stopped_by_mark_dynamic() -> None:
     rows = seen()["fixed_shape"]
     assert {row.kind for row in rows} == {"shape"}
     assert all("mark_dynamic" not in row.stopped_by for row in rows)
 
 
+@pytest.mark.slow
 def test_a_burnt_in_number() -> None:
     (row,) = seen()["scalar"]
     assert (row.kind, row.variation) == ("scalar", "scale=0.5")
@@ -154,6 +157,7 @@ class Streams(nn.Module):
         return picture.sum(0) + text.sum(0)
 
 
+@pytest.mark.slow
 def test_blocks_that_return_several_tensors_are_called_again_once() -> None:
     def both() -> Any:
         from diffprof.analyzers.graph_breaks.observe import CallSignature, Compilable

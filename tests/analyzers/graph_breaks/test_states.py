@@ -66,6 +66,7 @@ def sections() -> dict[str, Any]:
     return probe_graph_breaks(keeping.often(4, **models), None, cache=False)
 
 
+@pytest.mark.slow
 def test_what_breaks_only_cold_or_only_warm_says_so() -> None:
     rows = {row.component: row for row in sections()["graph_breaks"]}
     assert {name: (row.state, row.count) for name, row in rows.items()} == {
@@ -88,6 +89,7 @@ def test_what_breaks_only_cold_or_only_warm_says_so() -> None:
     assert "The first call in a process does not break there" in warm.message
 
 
+@pytest.mark.slow
 def test_a_growing_dictionary_recompiles_in_every_call() -> None:
     """Dynamo compiles four versions in four calls: its guard is on the length."""
     rows = [row for row in sections()["recompiles"] if row.component == "collecting"]
@@ -102,6 +104,7 @@ def test_a_growing_dictionary_recompiles_in_every_call() -> None:
     assert finding.advice == "Keep it out of the compiled part, or of one size."
 
 
+@pytest.mark.slow
 def test_a_model_that_keeps_a_table_recompiles_once_and_a_plain_one_never() -> None:
     found = {row.component: row for row in sections()["recompiles"] if row.component != "collecting"}
     assert {name: row.count for name, row in found.items()} == {"cached": 1, "replaying": 1}
@@ -111,6 +114,7 @@ def test_a_model_that_keeps_a_table_recompiles_once_and_a_plain_one_never() -> N
     assert finding.fixes == ()
 
 
+@pytest.mark.slow
 def test_what_is_called_once_is_called_as_the_next_call_does() -> None:
     call = keeping.often(1, appending=keeping.Appending(), plain=Small())
     rows = probe_graph_breaks(call, None, cache=False)["recompiles"]
@@ -118,7 +122,7 @@ def test_what_is_called_once_is_called_as_the_next_call_does() -> None:
     assert sum(row.count for row in rows) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_counters_recompile_up_to_the_limit() -> None:
     models = {
         "appending": keeping.Appending(),
@@ -134,6 +138,7 @@ def test_counters_recompile_up_to_the_limit() -> None:
         assert all(row.limit_hit for row in rows), name
 
 
+@pytest.mark.slow
 def test_a_call_before_the_probe_does_not_hide_what_is_cold() -> None:
     call = keeping.often(2, cached=keeping.Cached())
     cold = state_of(call.pipe)
@@ -163,6 +168,7 @@ def _methods(model: keeping.Blocks) -> None:
         block.forward = torch.compile(block.forward)
 
 
+@pytest.mark.slow
 def test_blocks_are_captured_as_they_are_compiled() -> None:
     ways = {way.__name__: keeping.Blocks(1, 1, 1) for way in (_each, _wrapped, _methods)}
     for way in (_each, _wrapped, _methods):

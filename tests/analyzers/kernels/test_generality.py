@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 ONE_EACH = sorted({entry.family: name for name, entry in reversed(CASES.items())}.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_every_pipeline_has_a_timeline(name: str) -> None:
     case = CASES[name].build()

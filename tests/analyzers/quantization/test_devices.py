@@ -97,7 +97,7 @@ def make():
 """
 
 
-@pytest.mark.slow  # it times layers: other tests beside it disturb it
+@pytest.mark.nightly  # it times layers: other tests beside it disturb it
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs a CPU with AVX2")
 @pytest.mark.skipif(TorchVersion(torch.__version__) >= (2, 14), reason="torch 2.14 gains without VNNI too")
 def test_without_vnni_torchao_s_dynamic_int8_is_never_recommended(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_process_that_is_held_back_has_timings_of_its_own(monkeypatch: pytest.
     assert len(keys) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not has_int8_units(), reason="this CPU is slow in int8")
 def test_with_vnni_dynamic_int8_is_timed_as_faster_for_large_products() -> None:
     shape = Key(m=1024, in_features=1280, out_features=1280, dtype="float32", bias=True, kind="linear")

@@ -116,6 +116,7 @@ def inventory() -> Any:
     return with_tiny_sdxl(see)
 
 
+@pytest.mark.slow
 def test_every_linear_is_listed_called_or_not(inventory: Any) -> None:
     found, pipe = inventory
     linears = {
@@ -131,6 +132,7 @@ def test_every_linear_is_listed_called_or_not(inventory: Any) -> None:
     assert any(not layer.uses for layer in found.layers), "the VAE's encoder is not called"
 
 
+@pytest.mark.slow
 def test_calls_are_counted_by_phase_and_step(inventory: Any) -> None:
     found, pipe = inventory
     assert found.steps == 2
@@ -211,6 +213,7 @@ def played(change: Callable[[Any], None] | None) -> tuple[Any, dict[str, Any]]:
         return call, play(call, some_gain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["script", "filter", "fqn_to_config", "apply"])
 def test_the_printed_code_quantizes_exactly_the_chosen_layers(
     chosen: tuple[Any, Quantization], form: str
@@ -263,6 +266,7 @@ def _execute(pipe: Any, choice: Quantization, form: str) -> None:
             library.quantize_(model, config, filter_fn=None)
 
 
+@pytest.mark.slow
 def test_diffusers_form_loads_exactly_the_chosen_layers(tmp_path: Any) -> None:
     import torchao.quantization as library
     from diffusers import TorchAoConfig
@@ -284,6 +288,7 @@ def test_diffusers_form_loads_exactly_the_chosen_layers(tmp_path: Any) -> None:
     with_tiny_sdxl(run, steps=1)
 
 
+@pytest.mark.slow
 def test_pytorchs_own_scheme_can_be_pasted_too() -> None:
     def price(layer: Any, scheme: Any) -> float:
         small = getattr(layer, "in_features", 0) < 256
@@ -302,6 +307,7 @@ def test_pytorchs_own_scheme_can_be_pasted_too() -> None:
     with_tiny_sdxl(run, steps=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [(), ("AVX512-VNNI",)], ids=["without VNNI", "with VNNI"])
 def test_dynamic_int8_is_recommended_only_where_the_cpu_is_fast_at_it(units: tuple[str, ...]) -> None:
     """Without VNNI torchao's int8-dynamic took 9 to 45 times as long as float32 and qint8 a half to a third;
@@ -336,6 +342,7 @@ def test_dynamic_int8_is_recommended_only_where_the_cpu_is_fast_at_it(units: tup
 # --- the probe -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fusing_is_a_setting_and_is_undone() -> None:
     def run(call: Any) -> None:
         call.run()
@@ -349,6 +356,7 @@ def test_fusing_is_a_setting_and_is_undone() -> None:
     with_tiny_sdxl(run, steps=1)
 
 
+@pytest.mark.slow
 def test_adapters_stand_apart() -> None:
     _, out = played(with_lora)
     adapters = [row for row in out["linears"] if row.adapter]
@@ -358,6 +366,7 @@ def test_adapters_stand_apart() -> None:
     assert out["quantization"].adapters
 
 
+@pytest.mark.slow
 def test_what_is_quantized_already_is_timed_against_the_original() -> None:
     call, first = played(None)
     with restored(call.pipe):
@@ -369,6 +378,7 @@ def test_what_is_quantized_already_is_timed_against_the_original() -> None:
     assert not out["quantization"].selections
 
 
+@pytest.mark.slow
 def test_noise_is_measured_on_the_activations() -> None:
     _, out = played(None)
     noise = [value for row in out["linears"] if row.worth_it for value in row.sqnr_db.values()]
@@ -377,6 +387,7 @@ def test_noise_is_measured_on_the_activations() -> None:
     assert "activations" in out["quantization"].accuracy
 
 
+@pytest.mark.slow
 def test_the_cache_is_the_device_s(tmp_path: Any) -> None:
     """A second scan of the same device times nothing."""
     device = resolve_device("cpu")

@@ -137,6 +137,7 @@ def sdxl() -> dict[str, Any]:
     return probe("sdxl", "a100-80gb", fuse_qkv=True)
 
 
+@pytest.mark.slow
 def test_sdxl_on_an_a100_beside_the_published_list(sdxl: dict[str, Any]) -> None:
     choice = sdxl["quantization"]
     published = choice.published
@@ -151,11 +152,13 @@ def test_sdxl_on_an_a100_beside_the_published_list(sdxl: dict[str, Any]) -> None
     assert "float8-dynamic-row" in choice.unavailable
 
 
+@pytest.mark.slow
 def test_the_choice_is_predicted_to_be_no_worse_than_the_published_list(sdxl: dict[str, Any]) -> None:
     choice = sdxl["quantization"]
     assert choice.saves_ms >= choice.published.saves_ms
 
 
+@pytest.mark.slow
 def test_every_row_says_what_and_why(sdxl: dict[str, Any]) -> None:
     for row in sdxl["linears"]:
         assert row.why
@@ -180,6 +183,7 @@ def test_the_published_list_s_shapes_are_sdxl_s(sdxl: dict[str, Any]) -> None:
     assert not published.quantizes(4, 4)
 
 
+@pytest.mark.slow
 def test_sd15_on_an_a100_gets_no_set_that_loses() -> None:
     choice = probe("sd15", "a100-80gb", fuse_qkv=True)["quantization"]
     assert choice.saves_ms >= 0
@@ -187,7 +191,7 @@ def test_sd15_on_an_a100_gets_no_set_that_loses() -> None:
     assert all(selection.saves_ms > 0 for selection in choice.selections)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("target", ["sdxl", "sd15"])
 def test_the_readme_prints_what_is_predicted(target: str) -> None:
     readme = (Path(__file__).parents[3] / "diffprof/docs/quantization.md").read_text(encoding="utf-8")
@@ -216,6 +220,7 @@ def test_shapes_alone_are_enough_for_an_inventory() -> None:
         resolve("tiny-sdxl").run(play, device, Options(steps=1))
 
 
+@pytest.mark.slow
 def test_steps_that_are_told_again_are_counted_like_those_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
     device = resolve_device("sim:h100")
     again: list[Any] = []
@@ -234,12 +239,14 @@ def test_steps_that_are_told_again_are_counted_like_those_that_run(monkeypatch: 
     assert told == ran
 
 
+@pytest.mark.slow
 def test_eager_on_a_gpu_nothing_dynamic_is_recommended() -> None:
     choice = probe("tiny-sdxl", "a100-80gb", compile=False)["quantization"]
     assert choice.mode == "eager"
     assert not [s for s in choice.selections if "dynamic" in s.scheme]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gpu", ["h100", "t4", "mi300x"])
 def test_every_gpu_gives_an_answer(gpu: str) -> None:
     out = probe("tiny-sdxl", gpu)

@@ -14,6 +14,7 @@ from diffprof.scanning.scan import scan_target
 from diffprof.targets import from_object
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd3", "sd15-inpaint"])
 def test_fused_projections_take_what_they_were_told_to(name: str) -> None:
     """SD 3's processor for fused projections joins its two streams before it splits the heads, so that what

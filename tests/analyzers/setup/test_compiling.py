@@ -50,7 +50,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
     torch._dynamo.utils.counters.clear()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("key", "compiled"), [("compile", "whole"), ("compile-blocks", "regional")])
 def test_the_picture_stays_and_undoing_takes_the_compilation_off(
     bench: Bench, plain_image: np.ndarray, asked: Asked, key: str, compiled: str
@@ -161,6 +161,7 @@ def test_what_there_is_nothing_of_to_compile() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_call_that_is_compiled_is_told_what_more_compiling_would_do() -> None:
     titles = []
     for mode in (Mode(), Mode(compiled=("unet",), graphs=False), Mode(compiled=("unet",))):

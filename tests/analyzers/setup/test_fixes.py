@@ -104,6 +104,7 @@ REPEATED = ("bfloat16", "tf32", "no-progress-bar")
 """Fixes whose code does not depend on what was found: findings alone ask for them."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("key", "prepare", "most"), CASES, ids=lambda v: getattr(v, "__name__", v))
 def test_the_picture_is_as_near_as_claimed_and_undoing_gives_it_back(
     bench: Bench, plain_image: np.ndarray, key: str, prepare: Prepare, most: float
@@ -313,6 +314,7 @@ def test_a_step_cache_reuses_and_is_taken_off(key: str, flux: Bench) -> None:
     assert find_recipe(key).not_on_cpu, "without weights nothing is kept as checked"
 
 
+@pytest.mark.slow
 def test_faster_cache_guesses_half_of_a_batch_of_video() -> None:
     case = PIPELINES["latte"].build()
     case.kwargs["num_inference_steps"] = 6
@@ -396,7 +398,7 @@ def test_weights_of_a_tiny_vae_are_not_fetched_by_trying_it(bench: Bench) -> Non
     assert "neighbouring frames" in (fits(bench.pipe) or "")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("target", "scheduler", "weights"),
     [("sdxl", "DDIMScheduler", "taesdxl"), ("sd3-medium", None, "taesd3")],

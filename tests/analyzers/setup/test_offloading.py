@@ -34,6 +34,7 @@ def on_the_device() -> Report:
     return scanned("to", "cuda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
 def test_without_offloading_the_call_is_that_on_the_device(how: str, on_the_device: Report) -> None:
     found = scanned(how)
@@ -44,6 +45,7 @@ def test_without_offloading_the_call_is_that_on_the_device(how: str, on_the_devi
     assert found.verdict.call_ms - kept.alone_ms == pytest.approx(on_the_device.verdict.call_ms, rel=0.03)
 
 
+@pytest.mark.slow
 def test_with_all_fixes_it_is_the_call_on_the_device_with_them(on_the_device: Report) -> None:
     found = scanned("enable_model_cpu_offload")
     assert found.verdict is not None
@@ -51,6 +53,7 @@ def test_with_all_fixes_it_is_the_call_on_the_device_with_them(on_the_device: Re
     assert found.verdict.kept_ms == pytest.approx(on_the_device.verdict.kept_ms, rel=0.03)
 
 
+@pytest.mark.slow
 def test_no_other_finding_tells_of_the_weights_that_are_moved(on_the_device: Report) -> None:
     moving = scanned("enable_model_cpu_offload")
     assert {f.rule for f in moving.findings} - LEFT <= {f.rule for f in on_the_device.findings}
@@ -61,6 +64,7 @@ def test_no_other_finding_tells_of_the_weights_that_are_moved(on_the_device: Rep
     assert not any(function.endswith(".to") for function in copied), "no result that a model moves"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if "model-offload" in name and "sdxl" in name])
 def test_models_that_move_between_steps_are_scanned_to_the_end(name: str) -> None:
     report = scan_target(f"corpus:{name}", device=GPU, analyzers=("syncs", "kernels"))

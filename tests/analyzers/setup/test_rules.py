@@ -190,7 +190,7 @@ def test_a_smaller_model_saves_the_blocks_that_it_does_not_have() -> None:
     assert unknown.saves_ms is None
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("device", "dtype", "side"), [("sim:t4", "float16", 512), ("sim:a100-80gb", "float32", 1024)]
 )

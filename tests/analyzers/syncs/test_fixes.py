@@ -67,7 +67,7 @@ def _one_thread() -> Any:
 # --- no wait is left -----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nothing_blocks_in_the_loop_of_full_size_sdxl() -> None:
     def play(call: Any, scan: Any) -> None:
         own = call.pipe.scheduler
@@ -91,7 +91,7 @@ def outside(recording: Any) -> int:
     return sum(row.count for row in recording.syncs if not row.in_loop)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_scheduler_that_takes_the_call_is_free_of_waits_or_made_so() -> None:
     blocking = set()
 
@@ -234,12 +234,14 @@ CONFIGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "config"), CONFIGS)
-@pytest.mark.parametrize("inference", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inference", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_configurations_and_several_calls(name: str, config: dict[str, Any], inference: bool) -> None:
     alike_in_several_calls(name, config, inference)
 
 
+@pytest.mark.slow
 def test_several_calls_in_inference_mode() -> None:
     alike_in_several_calls("PNDMScheduler", {}, True)
 
@@ -259,6 +261,7 @@ def alike_in_several_calls(name: str, config: dict[str, Any], inference: bool) -
             assert in_loop(after.recording) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["LCMScheduler", "DDIMScheduler", "DDPMScheduler", "UniPCMultistepScheduler"]
 )
@@ -314,6 +317,7 @@ ELSEWHERE = {
 """Pipelines -> rules that find something in their loops. Nothing is left there."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", one_in(4, dict(zip(ELSEWHERE, ELSEWHERE, strict=True))))
 def test_other_pipelines(name: str) -> None:
     with simulated_gpu() as device:
@@ -332,6 +336,7 @@ def test_other_pipelines(name: str) -> None:
         assert in_loop(after.recording) == []
 
 
+@pytest.mark.slow
 def test_what_the_model_computes_is_asked_as_before() -> None:
     """Sizes are read on the host; the experts that the model chose are not known there."""
     with simulated_gpu() as device:

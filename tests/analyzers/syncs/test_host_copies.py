@@ -322,7 +322,7 @@ def test_a_copy_of_a_part_works_by_itself(device: torch.device) -> None:
     assert torch.equal(other(x, mask), pipe.model(x, mask))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("how", ["model", "wrapped", "blocks"])
 def test_compiled_models_are_left_whole(how: str) -> None:
     """What is compiled runs as one graph, with the hooks and the modes around it."""

@@ -80,11 +80,13 @@ def euler() -> Recording:
     return scanned()
 
 
+@pytest.mark.slow
 def test_euler_blocks_seven_times_and_never_in_the_loop(euler):
     assert rows(euler, in_loop=False) == OUTSIDE_OF_EULER
     assert rows(euler, in_loop=True) == {}
 
 
+@pytest.mark.slow
 def test_every_row_says_where_and_why(euler):
     phases = {(row.site.file, row.site.line): row.phase for row in euler.syncs or ()}
     assert phases[(PIPELINE, 406)] == "encode"
@@ -103,6 +105,7 @@ def test_every_row_says_where_and_why(euler):
     ]
 
 
+@pytest.mark.slow
 def test_the_target_is_described(euler):
     sizes = {c.name: c.parameters for c in euler.target.components}
     assert sizes["unet"] == 2_567_463_684
@@ -112,6 +115,7 @@ def test_the_target_is_described(euler):
     assert euler.ops > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", IN_LOOP)
 def test_schedulers_block_where_they_are_known_to(scheduler):
     found = rows(scanned(scheduler=scheduler, steps=STEPS), in_loop=True)
@@ -121,12 +125,14 @@ def test_schedulers_block_where_they_are_known_to(scheduler):
     assert found == expected
 
 
+@pytest.mark.slow
 def test_host_tables_are_named():
     recording = scanned(scheduler="DDIMScheduler", steps=2)
     owners = {row.owner for row in recording.syncs or () if row.in_loop}
     assert owners == {"scheduler.alphas_cumprod"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "extra"),
     [
@@ -142,6 +148,7 @@ def test_conditions_add_and_remove_operations(call, extra):
     assert found == {key: count for key, count in expected.items() if count is not None}
 
 
+@pytest.mark.slow
 def test_the_readme_shows_what_the_scan_prints() -> None:
     """DIFFPROF_UPDATE_GOLDEN=1 writes it anew."""
     file = Path(__file__).parents[3] / "README.md"

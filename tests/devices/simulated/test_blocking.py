@@ -289,6 +289,7 @@ def test_nothing_is_assumed_on_demand(run: Callable[[torch.Tensor], Any], record
     assert "known values" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_loop_that_waits_for_a_value_ends(sim: torch.device) -> None:
     x = place(torch.ones(1), values="unknown")
 

@@ -147,7 +147,7 @@ def flops_of_hidream(net: nn.Module, image: int, text: int, activated: float) ->
     return found + layers * 4 * (image + text) ** 2 * net.inner_dim
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_hidream_does_the_arithmetic_of_its_active_experts() -> None:
     steps, samples = 2, 2  # with and without the prompt
     recording = scan_target("hidream", device="sim:h100", options=Options(steps=steps)).recording

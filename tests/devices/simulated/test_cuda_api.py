@@ -308,6 +308,7 @@ def test_what_can_be_captured_is_not_named(cuda: Any) -> None:
     assert len(captured()) == 1
 
 
+@pytest.mark.slow
 def test_graphed_callables(cuda: Any) -> None:
     layer = torch.nn.Linear(2, 3).to("cuda")
     sample = torch.zeros(1, 2, device="cuda")

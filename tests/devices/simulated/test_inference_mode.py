@@ -98,6 +98,7 @@ def test_known_values_survive_the_mode(sim: torch.device) -> None:
         assert x.tolist() == [5, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["sdxl", "sdxl-model-offload", "sd15-sequential-offload", "flux", "wan-t2v", "stable-audio"]
 )

@@ -45,6 +45,7 @@ def use() -> None:
             torch.nn.Linear(4, 4)
 
 
+@pytest.mark.slow
 def test_every_name_is_put_back() -> None:
     use()  # the device type itself is registered once a process
     before = names()

@@ -106,6 +106,7 @@ def seeded(build: Callable[[], CorpusCase]) -> Callable[[], CorpusCase]:
     return lambda: Entry("", "", "", build).build()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [CASES[name].build for name in NAMES] + list(map(seeded, SHARING.values())),
@@ -150,6 +151,7 @@ LOOP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOP)
 @pytest.mark.parametrize("values", ["known", "unknown"])
 def test_schedulers_wait_where_they_are_known_to(name: str, values: Any) -> None:

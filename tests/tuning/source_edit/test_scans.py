@@ -221,6 +221,7 @@ def edited(file: Path) -> tuple[Report, Patch, Report]:
     return report, patch, scan_target(spec, device="sim", options=Options())
 
 
+@pytest.mark.slow
 def test_the_classic_is_edited_and_gone(tmp_path: Path, folder: Path, built: Any) -> None:
     before, patch, after = edited(written(CLASSIC, tmp_path, folder, built))
     assert '+        self.sigmas = self.sigmas.to("cpu")  # looks faster' in patch.diff
@@ -231,6 +232,7 @@ def test_the_classic_is_edited_and_gone(tmp_path: Path, folder: Path, built: Any
     assert "changed since the scan" in (step.no_patch or "")
 
 
+@pytest.mark.slow
 def test_a_scheduler_of_ones_own_and_a_callback(tmp_path: Path, folder: Path, built: Any) -> None:
     before, patch, after = edited(written(VARIANT, tmp_path, folder, built))
     assert len(waits(before)) >= 7
@@ -241,6 +243,7 @@ def test_a_scheduler_of_ones_own_and_a_callback(tmp_path: Path, folder: Path, bu
     assert (image_of(patch.before) == image_of(patch.after)).all()
 
 
+@pytest.mark.slow
 def test_a_loop_of_ones_own(tmp_path: Path, folder: Path, built: Any) -> None:
     before, patch, after = edited(written(OWN_LOOP, tmp_path, folder, built))
     assert len(waits(before)) >= 6
@@ -248,6 +251,7 @@ def test_a_loop_of_ones_own(tmp_path: Path, folder: Path, built: Any) -> None:
     assert (image_of(patch.before) == image_of(patch.after)).all()
 
 
+@pytest.mark.slow
 def test_the_root_of_an_own_schedulers_waits_is_edited(tmp_path: Path, folder: Path, built: Any) -> None:
     """The search of the timesteps waits twice a step; what is read of the sigmas goes with their upload."""
     file = written(OWN_SCHEDULER, tmp_path, folder, built)
@@ -282,6 +286,7 @@ def image_of(source: bytes) -> Any:
     return getattr(made, "images", made)
 
 
+@pytest.mark.slow
 def test_a_timestep_of_the_device_is_told_by_its_place(tmp_path: Path, folder: Path, built: Any) -> None:
     _, patch, _ = edited(written(VARIANT, tmp_path, folder, built))
     names: dict[str, Any] = {"__name__": "mine"}
@@ -301,6 +306,7 @@ def test_a_timestep_of_the_device_is_told_by_its_place(tmp_path: Path, folder: P
         assert scheduler._on_host(7) == 7
 
 
+@pytest.mark.slow
 def test_a_package_elsewhere_is_edited_where_it_lies(
     tmp_path: Path, folder: Path, built: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

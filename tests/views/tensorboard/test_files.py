@@ -250,6 +250,7 @@ def test_a_folder_that_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         prepare(tmp_path)
 
 
+@pytest.mark.slow
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     store(tmp_path)
     code = (

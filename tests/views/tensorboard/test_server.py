@@ -45,7 +45,7 @@ def test_no_other_name(host: str | None) -> None:
     assert asked(host) == "403 Forbidden"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_server_itself(tmp_path: Any) -> None:
     import http.client
     from urllib.parse import urlsplit

@@ -72,6 +72,7 @@ def ahead() -> Any:
     return make_run(timeline=replace(timeline, sync=(-1,) * len(timeline.sync), sync_latency_us=0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "made",
     [
@@ -131,6 +132,7 @@ def test_what_is_launched_in_one_belongs_to_its_modules_and_operators(profile: R
     assert times[1] == pytest.approx(times[0], abs=STEPS)
 
 
+@pytest.mark.slow
 def test_the_unet_of_the_fixed_sample_has_the_time_of_its_kernels() -> None:
     """Compared in TensorBoard, it is faster after the fixes, not gone."""
     recording = load_report(SAMPLES / "sdxl-ddim-a100-fixed").recording

@@ -91,6 +91,7 @@ def test_markup_is_no_markup() -> None:
     assert styled(("strong", "[red]x")).spans[0].style == "bold"
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.text(max_size=30).map(lambda text: "".join(filter(str.isprintable, text))), st.integers(2, 20))
 def test_the_end_of_a_name_is_kept(text: str, cells: int) -> None:

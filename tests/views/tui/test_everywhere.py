@@ -27,6 +27,7 @@ from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled, shows, until
 
 
+@pytest.mark.slow
 def test_numbers_and_clicks_open_tabs(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         switcher = pilot.app.screen.query_one(ContentSwitcher)
@@ -40,6 +41,7 @@ def test_numbers_and_clicks_open_tabs(drive: Drive) -> None:
     drive(reports.full(), body)
 
 
+@pytest.mark.slow
 def test_help_verdict_theme_and_quit(drive: Drive, tmp_path: Path) -> None:
     settings = tmp_path / "config" / "viewer.json"
 
@@ -73,6 +75,7 @@ def _theme_is(name: str) -> Any:
     return body
 
 
+@pytest.mark.slow
 def test_palette_goes_to_tabs_and_findings(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("ctrl+p")
@@ -95,6 +98,7 @@ def test_palette_goes_to_tabs_and_findings(drive: Drive) -> None:
     drive(reports.full(), body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(20, 6), (40, 12), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
 def test_any_size_of_screen(size: tuple[int, int], drive: Drive, fixed: None) -> None:
     async def body(pilot: Pilot) -> None:
@@ -117,6 +121,7 @@ def test_a_viewer_that_broke_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_pa
         tui.view(reports.full(), tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_to_be_done_once_the_report_stands_is_done_once(drive: Drive, tmp_path: Path) -> None:
     calls: list[str] = []
     stored = save_report(reports.full(), tmp_path / "20260101-000000-a")
@@ -134,6 +139,7 @@ def test_what_is_to_be_done_once_the_report_stands_is_done_once(drive: Drive, tm
     drive(stored, body, traces=tmp_path, settled=lambda: calls.append("settled"))
 
 
+@pytest.mark.slow
 def test_brackets_go_from_one_pipeline_of_a_script_to_the_next(drive: Drive) -> None:
     base = reports.full()
     refiner = builders.replace_target(base, pipeline="Refiner")

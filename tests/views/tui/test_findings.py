@@ -26,6 +26,7 @@ def shown_rules(pilot: Pilot) -> list[str]:
     return [finding.rule for finding in pilot.app.screen.query_one(FindingList).rows]
 
 
+@pytest.mark.slow
 def test_moving_in_a_list(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         findings = pilot.app.screen.query_one(FindingList)
@@ -49,6 +50,7 @@ def test_it_opens_on_the_finding_that_the_verdict_names(drive: Drive) -> None:
     drive(replace(reports.full(), verdict=Answer(finding=2)), body)
 
 
+@pytest.mark.slow
 def test_filters_by_key_and_click(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         assert shown_rules(pilot) == ["SYN001", "KRN004", "GRB001", "QNT001"]
@@ -73,6 +75,7 @@ def test_filters_by_key_and_click(drive: Drive) -> None:
     drive(reports.full(), body)
 
 
+@pytest.mark.slow
 def test_search_narrows_as_it_is_typed(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("slash", *"unet.py grb")
@@ -89,6 +92,7 @@ def test_search_narrows_as_it_is_typed(drive: Drive) -> None:
     drive(reports.full(), body)
 
 
+@pytest.mark.slow
 def test_sorting_keeps_the_current_row_and_unknown_last(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         findings = pilot.app.screen.query_one(FindingList)
@@ -121,6 +125,7 @@ def test_sorting_keeps_the_current_row_and_unknown_last(drive: Drive) -> None:
     drive(reports.full(), body)
 
 
+@pytest.mark.slow
 def test_reading_a_finding_and_going_on(drive: Drive, fixed: None) -> None:
     async def body(pilot: Pilot) -> None:
         pane = pilot.app.screen.query_one(FindingsPane)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from textual.pilot import Pilot
 
 from diffprof.views.tui.article import Article
@@ -10,6 +11,7 @@ from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled
 
 
+@pytest.mark.slow
 def test_graph_tree(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("4")

@@ -23,6 +23,7 @@ LEAST_CONTRAST = 3.0
 """WCAG 2.2 asks for 4.5 of text and 3 of what is large or not essential (1.4.3, 1.4.11)."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ugly", "long-names"])
 def test_no_control_character_reaches_the_screen(name: str, drive: Drive) -> None:
     async def body(pilot: Pilot) -> str:
@@ -35,6 +36,7 @@ def test_no_control_character_reaches_the_screen(name: str, drive: Drive) -> Non
     assert hidden(drive(builders.HARD[name](), body)) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_text_of_every_tab_is_text(name: str, drive: Drive, tmp_path: Path) -> None:
     traces = tmp_path / "runs"
@@ -59,6 +61,7 @@ def test_markup_is_shown_as_typed(drive: Drive) -> None:
     assert r"\x1b[31mred\x1b[0m [bold]markup[/bold] <script>" in text
 
 
+@pytest.mark.slow
 def test_the_palette_shows_markup_as_typed(drive: Drive) -> None:
     finding = builders.make_finding(name="[bold]x[/bold] [@click=app.quit]y")
 
@@ -70,6 +73,7 @@ def test_the_palette_shows_markup_as_typed(drive: Drive) -> None:
     assert "[bold]x[/bold] [@click=app.quit]y" in drive(builders.make_report(finding), body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", [DARK, LIGHT])
 def test_text_stands_out(theme: str, tmp_path: Path) -> None:
     poor = asyncio.run(_poor_contrasts(reports.full(), theme, tmp_path))

@@ -88,6 +88,7 @@ def test_a_stopped_job_gives_what_it_had(report_file: Path) -> None:
     assert ended.output == report_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_a_job_leaves_behind_is_not_waited_for(tmp_path: Path) -> None:
     code = "import subprocess; print(subprocess.Popen(['sleep', '300'], close_fds=False).pid)"
     job = Job([], "Scanning", program=(sys.executable, "-c", code))

@@ -10,6 +10,7 @@ from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, table
 
 
+@pytest.mark.slow
 def test_kernels_group_open_and_search(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("3")

@@ -25,6 +25,7 @@ from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled, shows, table, until
 
 
+@pytest.mark.slow
 def test_boxes_change_the_predicted_total(drive: Drive, fixed: None) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("6")
@@ -96,6 +97,7 @@ def test_what_may_be_somebody_else_s_is_doubted_before_it_is_built(
     drive(stored, body, traces=own, size=(600, 40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [[], ["escape"]], ids=["to the end", "stopped"])
 def test_applying_shows_progress_and_then_what_became_of_it(
     keys: list[str], drive: Drive, fixed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from textual.pilot import Pilot
 
 from diffprof.views.tui.table import TableView
@@ -9,6 +10,7 @@ from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled
 
 
+@pytest.mark.slow
 def test_quantization_bars_and_code(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("5")

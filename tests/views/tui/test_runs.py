@@ -19,6 +19,7 @@ from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, shows, table
 
 
+@pytest.mark.slow
 def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
     one = save_report(reports.full(), tmp_path / "20260101-000000-a")
     save_report(builders.empty(), tmp_path / "20260102-000000-b")
@@ -48,6 +49,7 @@ def test_runs_open_mark_and_compare(drive: Drive, tmp_path: Path) -> None:
     drive(one, body, traces=tmp_path, size=(120, 40))
 
 
+@pytest.mark.slow
 def test_ladders_and_predictions_are_listed_and_shown_and_are_no_reports(
     drive: Drive, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from tests.views.tui import reports
 from tests.views.tui.conftest import Drive, settled, shows
 
 
+@pytest.mark.slow
 def test_timeline_keys(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("2")
@@ -65,6 +66,7 @@ def test_timeline_keys(drive: Drive) -> None:
     drive(reports.full(), body)
 
 
+@pytest.mark.slow
 def test_enter_opens_the_finding_of_the_wait_itself_before_one_of_all_waits(drive: Drive) -> None:
     full = reports.full()
     all_waits = builders.make_finding(
@@ -82,6 +84,7 @@ def test_enter_opens_the_finding_of_the_wait_itself_before_one_of_all_waits(driv
     drive(report, body)
 
 
+@pytest.mark.slow
 def test_timeline_mouse(drive: Drive) -> None:
     async def body(pilot: Pilot) -> None:
         await pilot.press("2")
