@@ -104,6 +104,8 @@ class ModelWeights:
     """Whether one of `linears` is given its input by its name."""
     wide: frozenset[str] = frozenset()
     """Those of `linears` that the model keeps in float32: its code asks for the type of their weights."""
+    float16: bool = False
+    """Whether weights of `linears` are in float16."""
 
     @property
     def in_blocks(self) -> bool:

@@ -52,7 +52,7 @@ def code_of(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> str:
     """The module's source."""
     body = [*_cast(recipe, parts), *_quantize(recipe, parts), *_decode(recipe, parts)]
     body += [*_place(recipe, parts), *_compile(recipe, parts), "return pipe"]
-    source = "\n".join(_imports(recipe)) + "\n\n\n"
+    source = "\n".join(_imports(recipe, parts)) + "\n\n\n"
     if recipe.quantized is Quantized.NF4_WEIGHTS:
         by_name = any(part.by_name for part in parts if recipe.quantizes(part))
         source += _BY_NAME if by_name else ""
@@ -60,22 +60,16 @@ def code_of(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> str:
     return source + "def optimize(pipe):\n" + "\n".join(f"    {line}" for line in body) + "\n"
 
 
-def _imports(recipe: FitRecipe) -> Iterator[str]:
+def _imports(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
     if recipe.quantized is Quantized.NF4_WEIGHTS:
         yield "import bitsandbytes as bnb"
     yield "import torch"
     if recipe.placement is Placement.TEXT:
         yield "from diffusers.hooks import apply_group_offloading"
-    names = {_TORCHAO[each] for each in _schemes(recipe) if each in _TORCHAO}
+    schemes = {recipe.scheme(part) for part in parts if recipe.quantizes(part)}
+    names = {name for scheme, name in _TORCHAO.items() if scheme in schemes}
     if names:
         yield f"from torchao.quantization import {', '.join(sorted(names))}, quantize_"
-
-
-def _schemes(recipe: FitRecipe) -> tuple[Quantized, ...]:
-    """What denoisers and text encoders are quantized with."""
-    if recipe.quantized is None:
-        return ()
-    return (recipe.quantized, Quantized.INT8_WEIGHTS) if recipe.quantized.dynamic else (recipe.quantized,)
 
 
 def _cast(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
@@ -85,11 +79,9 @@ def _cast(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
 
 def _quantize(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]:
     for part in parts:
-        if not recipe.quantizes(part) or recipe.quantized is None:
+        scheme = recipe.scheme(part)
+        if scheme is None or not recipe.quantizes(part):
             continue
-        scheme = recipe.quantized
-        if scheme.dynamic and part.role != "denoiser":
-            scheme = Quantized.INT8_WEIGHTS
         if part.left:
             yield "# Other modules compute with their weights."
             yield f"left = {json.dumps(part.left)}"

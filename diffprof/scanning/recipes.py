@@ -103,9 +103,16 @@ class FitRecipe(NamedTuple):
         }
         return tuple(f"{key}:{value}" for key, value in named.items() if value is not None)
 
+    def scheme(self, part: ModelWeights) -> Quantized | None:
+        """With which the linears of a model would be quantized."""
+        if self.quantized is not None and self.quantized.dynamic and part.role != "denoiser":
+            return Quantized.INT8_WEIGHTS
+        return self.quantized
+
     def quantizes(self, part: ModelWeights) -> bool:
         """Whether the linears of a model are quantized."""
-        if self.quantized is None or not part.linears:
+        scheme = self.scheme(part)
+        if scheme is None or not part.linears or overflows(scheme, part):
             return False
         if part.role != "text_encoder":
             return part.role == "denoiser"
@@ -150,13 +157,18 @@ def recipes(
 
 
 def _schemes(parts: Sequence[ModelWeights], spec: GpuSpec) -> Iterator[Quantized]:
-    if not any(part.linears for part in parts if part.role == "denoiser"):
-        return
-    yield Quantized.INT8_WEIGHTS
-    yield Quantized.NF4_WEIGHTS
-    for each in (Quantized.INT8, Quantized.FP8):
-        if each.value in spec.peak:
+    denoisers = [part for part in parts if part.role == "denoiser" and part.linears]
+    for each in Quantized if denoisers else ():
+        units = not each.dynamic or each.value in spec.peak
+        if units and not any(overflows(each, part) for part in denoisers):
             yield each
+
+
+def overflows(scheme: Quantized, part: ModelWeights) -> bool:
+    """Whether products leave the range of their type. torchao multiplies by the integers of INT8 and rounds
+    to the type of the input before it scales: where a row's largest weight is 0.1, a result of 52 is infinite
+    in float16 (diffusion-fast, issue 1: "you overflow the fp16 range before the rescale")."""
+    return part.float16 and scheme in (Quantized.INT8, Quantized.INT8_WEIGHTS)
 
 
 def _placements(parts: Sequence[ModelWeights], quantized: Quantized | None) -> Iterator[Placement]:

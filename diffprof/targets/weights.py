@@ -74,6 +74,7 @@ def _part(
         len({calls.times[group.path] for group in groups[0] if calls.times[group.path]}) <= 1,
         any(path in calls.by_name for path in linears),
         wide,
+        any(model.get_submodule(p.removeprefix(f"{name}.")).weight.dtype == torch.float16 for p in linears),
     )
 
 

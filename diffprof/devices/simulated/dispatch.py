@@ -45,11 +45,14 @@ DRAWN = 1 << 12
 
 _ops: dict[object, Op] = {}
 _seen: dict[tuple, OpSignature | None] = {}
-CONVOLUTIONS = frozenset(
-    {*(f"conv{way}{n}d" for way in ("", "_transpose") for n in (1, 2, 3)), "convolution"}
+SUMMED = frozenset(
+    {
+        *(f"conv{way}{n}d" for way in ("", "_transpose") for n in (1, 2, 3)),
+        *("convolution", "linear", "matmul", "mm", "addmm", "bmm", "baddbmm"),
+    }
 )
-"""In float16 they are computed in float32, which GPUs add up in as well, and rounded: a CPU that has no units
-for float16 takes a hundred times as long for them."""
+"""In float16 these are computed in float32, which GPUs add up in as well, and rounded: a CPU that has no
+units for float16 takes a hundred times as long for a convolution, and up to 25 times for a product."""
 
 _CPU = torch.device("cpu")
 _UNSEEN: Any = object()
@@ -210,7 +213,7 @@ def compute(op: Op, args: tuple, kwargs: dict[str, object], tensors: list, key: 
         host_kwargs = kwargs
     if SESSION.tf32 is not None:
         host_args = SESSION.tf32.cut(op.base, host_args)
-    if op.base in CONVOLUTIONS and any(t.dtype == torch.float16 for t in tensors):
+    if op.base in SUMMED and any(t.dtype == torch.float16 for t in tensors):
         out = op.func(*map(_widened, host_args), **{n: _widened(a) for n, a in host_kwargs.items()}).half()
     else:
         out = op.func(*host_args, **host_kwargs)

@@ -71,32 +71,32 @@ def test_an_einsum_launches_what_it_is_made_of(
     assert [row.name for row in rows] == kernels
 
 
-class Convolved(TorchDispatchMode):
-    """Types in which the CPU convolves."""
+class Summed(TorchDispatchMode):
+    """Types in which the CPU convolves and multiplies."""
 
     def __init__(self) -> None:
         super().__init__()
         self.types: list[torch.dtype] = []
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        if func is torch.ops.aten.convolution.default:
+        if func in (torch.ops.aten.convolution.default, torch.ops.aten.mm.default):
             self.types.append(args[0].dtype)
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.usefixtures("sim")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_convolutions_of_float16_are_computed_in_float32(dtype: torch.dtype) -> None:
+def test_sums_of_float16_are_computed_in_float32(dtype: torch.dtype) -> None:
     """Within float16, 2048 + 1 is 2048; on a GPU the sum is rounded once."""
-    x = torch.tensor([2048.0, 1.0, 1.0], dtype=dtype).reshape(1, 3, 1, 1)
-    layer = torch.nn.Conv2d(3, 1, 1, bias=False).to(dtype)
-    torch.nn.init.ones_(layer.weight)
-    with Convolved() as seen, torch.no_grad():
+    x = torch.tensor([2048.0, 1.0, 1.0], dtype=dtype, device="sim")
+    ones = torch.ones(3, 1, 1, 1, dtype=dtype, device="sim")
+    with Summed() as seen, torch.no_grad():
         found = [
-            layer.to("sim")(x.to("sim")),
-            F.conv_transpose2d(x.to("sim"), weight=layer.weight.transpose(0, 1)),
+            F.conv2d(x.reshape(1, 3, 1, 1), ones.reshape(1, 3, 1, 1)),
+            F.conv_transpose2d(x.reshape(1, 3, 1, 1), weight=ones),
+            x[None] @ ones.reshape(3, 1),
+            F.linear(x[None], ones.reshape(1, 3)),
         ]
-    assert seen.types == [torch.float32 if dtype == torch.float16 else dtype] * 2
-    assert [(each.dtype, float(each.cpu())) for each in found] == [
-        (dtype, 2048.0 if dtype == torch.bfloat16 else 2050.0)
-    ] * 2
+    assert seen.types == [torch.float32 if dtype == torch.float16 else dtype] * 4
+    assert {each.dtype for each in found} == {dtype}
+    assert {float(each.cpu()) for each in found} == {2048.0 if dtype == torch.bfloat16 else 2050.0}
