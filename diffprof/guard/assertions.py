@@ -4,7 +4,7 @@ scan, as a UsageError, and where it does not hold, what is wrong, where, and wha
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from diffprof.judge.comparing import Figure, compare
 from diffprof.judge.gate import IN_LOOP, Gate, parse_gate
@@ -12,7 +12,7 @@ from diffprof.model import units
 from diffprof.model.errors import UsageError
 from diffprof.model.finding import Finding
 from diffprof.model.methods import method
-from diffprof.model.recording import CaptureRow
+from diffprof.model.recording import CaptureRow, Recording
 from diffprof.model.report import Report
 
 __tracebackhide__ = True
@@ -89,27 +89,35 @@ def assert_no_recompiles(report: Report, vary: Mapping[str, Iterable[object]] | 
 
 def assert_max_memory(report: Report, most: str | int) -> None:
     """The peak of a call's memory on the device, of each pipeline. most: bytes, or such as "8GiB"."""
+    for each, over in over_memory(report, most):
+        found = [f for f in each.findings if f.kind.startswith("memory")]
+        raise AssertionError(method("failure")(each, found, over))
+
+
+def over_memory(report: Report, most: str | int) -> Iterator[tuple[Report, str]]:
+    """Each pipeline whose peak is over `most`, and how far.
+
+    Raises UsageError where a scan did not come to its end or no memory was recorded.
+    """
     whole(report)
     limit = parse_size(most)
     for each in report.alone:
-        _assert_memory(each, limit)
+        if over := _over(each.recording, limit):
+            yield each, over
 
 
-def _assert_memory(report: Report, limit: int) -> None:
-    memory = report.recording.memory
+def _over(recording: Recording, limit: int) -> str:
+    memory = recording.memory
     if memory is None or memory.peak_bytes is None:
         raise UsageError(
-            f"The memory of {report.recording.target.spec} was not recorded.",
+            f"The memory of {recording.target.spec} was not recorded.",
             'Scan on a simulated GPU or on cuda, with the analyzer "kernels" (a default one).',
         )
-    if memory.peak_bytes > limit:
-        parts = [f"{phase} {units.size(peak)}" for phase, peak in memory.by_phase.items() if peak > limit]
-        over = f"; over it in {', '.join(parts)}" if parts else ""
-        found = [f for f in report.findings if f.kind.startswith("memory")]
-        head = (
-            f"{units.size(memory.peak_bytes)} at the peak ({memory.grade}), {units.size(limit)} allowed{over}"
-        )
-        raise AssertionError(method("failure")(report, found, head))
+    if memory.peak_bytes <= limit:
+        return ""
+    parts = [f"{phase} {units.size(peak)}" for phase, peak in memory.by_phase.items() if peak > limit]
+    over = f"; over it in {', '.join(parts)}" if parts else ""
+    return f"{units.size(memory.peak_bytes)} at the peak ({memory.grade}), {units.size(limit)} allowed{over}"
 
 
 def assert_time_ratio(report: Report, baseline: Report, at_most: float) -> None:

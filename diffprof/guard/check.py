@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from diffprof.guard.assertions import assert_max_memory
+from diffprof.guard.assertions import over_memory
 from diffprof.guard.baseline import Baseline, baseline_of, target_name
 from diffprof.guard.configuration import (
     DEFAULT_GATE,
@@ -174,14 +174,10 @@ def _judged(
 
 
 def _over(report: Report, most: str | int | None) -> tuple[str, ...]:
-    """Why it takes too much memory; empty where it does not."""
+    """How far each pipeline is over the memory that it may take."""
     if most is None:
         return ()
-    try:
-        assert_max_memory(report, most)
-    except AssertionError as failed:
-        return (str(failed).rpartition("\n\n")[2].splitlines()[0],)
-    return ()
+    return tuple(over for _, over in over_memory(report, most))
 
 
 # --- allowances over all targets ---------------------------------------------------------------------------

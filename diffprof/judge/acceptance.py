@@ -107,7 +107,7 @@ class Decision:
     unchecked: bool = False
 
 
-def judged(
+def accept(
     safety: Safety,
     tolerance: float | None,
     goal: str,

@@ -73,13 +73,13 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 class Analyzer(msgspec.Struct, frozen=True, kw_only=True):
     """A subject that a scan looks at.
 
-    name: as it is typed. prefix: of its rules' codes. about: what it finds, a line. package: the folder, in
-    which `rules` and `fixes` are modules. probe: "module:function" in the folder, given a `Run` after the
-    watched call; returns `Sections`, or None where it added them itself. before: the same, before the
+    name: as it is typed. prefix: of its rules' codes. about: what it finds, a line. package: the folder,
+    in which `rules` and `fixes` are modules. probe: "module:function" in the folder, given a `Run` after
+    the watched call; returns `Sections`, or None where it added them itself. before: the same, before the
     pipeline's first call; what it returns is `run.prepared[name]`. watched: its evidence comes from the
-    watched call itself. eager: compiled parts run uncompiled under its probe. default: looked at unless told
-    otherwise. always: has no probe to choose, its evidence is in every scan. in_traces: a profiler's trace
-    holds its evidence.
+    watched call itself; times_kernels: from the times of the kernels that this launches. eager: compiled
+    parts run uncompiled under its probe. default: looked at unless told otherwise. always: has no probe
+    to choose, its evidence is in every scan. in_traces: a profiler's trace holds its evidence.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Analyzer(msgspec.Struct, frozen=True, kw_only=True):
     probe: str = ""
     before: str = ""
     watched: bool = False
+    times_kernels: bool = False
     eager: bool = True
     default: bool = False
     always: bool = False

@@ -128,6 +128,11 @@ class Session:
             allow=self.allow,
         )
 
+    @property
+    def times_kernels(self) -> bool:
+        """Whether the kernels of the watched call are timed, for an analyzer that reads them."""
+        return any(each.times_kernels for each in self._chosen)
+
     # --- running --------------------------------------------------------------------------------------
 
     def load_code(self) -> None:
@@ -265,6 +270,7 @@ class Session:
             pipeline=type(call.pipe).__name__,
             components=components_of(call.pipe),
             call=call.describe_call(),
+            dtypes=call.dtypes(),
             options=_plain(self.options),
             args=tuple(getattr(self.target, "args", ())) if self.target.kind == "script" else (),
             lost=_lost(self.options),
@@ -291,14 +297,14 @@ def observed_calls(session: Session, call: PipelineCall) -> Iterator[tuple[SyncO
     with ExitStack() as stack:
         observer: SyncObserver
         gpu = session.device.gpu
-        if gpu is not None and "kernels" in session.analyzers:
+        if gpu is not None and session.times_kernels:
             session.kernels = _simulated_kernels(session, gpu, call.pipe)
             observer = SyncsAndKernels(call.pipe, tracker, session.kernels)
             stack.enter_context(observer.kernels.following())
         else:
             observer = SyncsInOrder(call.pipe, tracker)
             stack.callback(lambda: setattr(session, "seen", observer.seen()))
-            if session.device.kind == "cuda" and "kernels" in session.analyzers:
+            if session.device.kind == "cuda" and session.times_kernels:
                 session.attention = stack.enter_context(attention_noted(call.pipe))
         stack.callback(_keep, session, observer)
         stack.enter_context(session.device.observed(observer, call.pipe))

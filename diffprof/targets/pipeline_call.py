@@ -91,11 +91,22 @@ class PipelineCall:
 
         return {name: describe(value) for name, value in bound(self.pipe, self.args, self.kwargs).items()}
 
+    def dtypes(self) -> dict[str, str]:
+        """Of the arguments that are tensors, by name: `float32` and the like."""
+        from diffprof.targets.calls import bound
+
+        given = bound(self.pipe, self.args, self.kwargs).items()
+        return {name: _name_of(value.dtype) for name, value in given if isinstance(value, torch.Tensor)}
+
 
 def _state(scheduler: object) -> dict[str, object]:
     """Its attributes, without functions in the place of its methods: these belong to who put them there, an
     observer of one call or a fix."""
     return {name: value for name, value in vars(scheduler).items() if not callable(value)}
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def describe(value: Any) -> object:
@@ -104,7 +115,7 @@ def describe(value: Any) -> object:
         return value
     if isinstance(value, torch.Tensor):
         shape = "x".join(map(str, value.shape)) or "scalar"
-        return f"tensor {shape} {str(value.dtype).removeprefix('torch.')} on {value.device}"
+        return f"tensor {shape} {_name_of(value.dtype)} on {value.device}"
     if isinstance(value, torch.Generator):
         return f"generator on {value.device}, seed {value.initial_seed()}"
     if isinstance(value, np.ndarray):

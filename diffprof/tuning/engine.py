@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from diffprof.devices import Device, resolve_device
-from diffprof.judge.acceptance import Decision, judged, too_close
+from diffprof.judge.acceptance import Decision, accept, too_close
 from diffprof.judge.judging import make_report
 from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.reasons import python_said, said
@@ -347,7 +347,7 @@ class Tuning:
         self._look(wanted)
         seen = seen_between(looked, self.now, before_findings, step.rules)
         noise, unsure = self._noise(step, change, state)
-        decision = judged(
+        decision = accept(
             *(step.safety, step.tolerance, self.choice.goal, self.before, after, change, seen, noise),
             keep_unchecked=self.choice.keep_unchecked,
         )

@@ -58,7 +58,7 @@ def _body(page: Page, report: Report, chains: bool) -> None:
     page.flow(("dim", words.subject(report.recording)))
     page.flow(("dim", words.versions(report.recording)))
     if effort := words.effort(report.recording):
-        page.flow(("dim", effort))
+        page.flow(("dim", f"This scan: {effort}"))
     if report.recording.partial:
         page.flow(("red", f"Partial: {report.recording.failure or 'the run ended early'}"))
     for _, title, findings in words.groups(report):

@@ -277,7 +277,7 @@ def _step(page: Page, number: int, step: PlanStep) -> None:
     page.flow(resolves(step), indent=2, label="resolves")
     page.flow(saving(step), indent=2, label="saves")
     for other, why in step.conflicts.items():
-        if why not in (step.why_not or ""):
+        if other != step.gives_way_to:
             page.flow(f"{other}: {why}", indent=2, label="not with")
     if step.why:
         page.flow(step.why, indent=2, label="why")

@@ -161,7 +161,7 @@ def effort(recording: Recording) -> str:
     """What the scan itself took on this machine, in the order it was done; empty where that was not kept."""
     parts = [] if recording.ops is None else [plural(recording.ops, "device operation")]
     parts += [f"{name} {seconds(value)}" for name, value in recording.seconds.items()]
-    return f"This scan: {', '.join(parts)}" if parts else ""
+    return ", ".join(parts)
 
 
 def age(created: str, now: datetime.datetime) -> str:

@@ -269,8 +269,10 @@ def test_a_scan_by_name_takes_the_commands_options():
 
 @pytest.mark.slow
 def test_a_scan_by_name_takes_call_arguments():
-    report = diffprof.scan("tiny-sdxl", device="sim:a100-80gb", num_inference_steps=2, output_type="latent")
+    given = {"num_inference_steps": 2, "output_type": "latent", "latents": torch.zeros(1, 4, 32, 32)}
+    report = diffprof.scan("tiny-sdxl", device="sim:a100-80gb", **given)
     assert report.recording.target.steps == 2
+    assert report.recording.target.dtypes == {"latents": "float32"}
     assert "latent" in str(report.recording.target.call)
     assert "tiny-sdxl" in repr(report)
 

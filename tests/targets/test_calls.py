@@ -260,7 +260,10 @@ def test_arguments_become_plain_values(cpu: Any) -> None:
         "sigmas": [1.0, 0.5],
         "nested": {"scale": 0.5, "dtype": torch.float16},
     }
-    described = from_object(Takes(), (), given).run(lambda call: call.describe_call(), cpu, Options())
+    described, dtypes = from_object(Takes(), (), given).run(
+        lambda call: (call.describe_call(), call.dtypes()), cpu, Options()
+    )
+    assert dtypes == {"latents": "float16"}
     assert described == {
         "latents": "tensor 1x4x8x8 float16 on cpu",
         "image": "image 8x6 RGB",

@@ -537,7 +537,7 @@ def _run(tasks: Sequence[_Task], show: Progress, limit_seconds: float) -> None:
 
     def on_message(job: ChildJob, message: Any) -> None:
         said = isinstance(message, str)
-        show.step(message if said else job.name.partition(" ")[2], 0 if said else 1)
+        show.step(message if said else jobs[job.name][1].name, 0 if said else 1)
 
     waiting = [job for job, _ in jobs.values()]
     run_in_children(waiting, at_once=_cores(), limit_seconds=limit_seconds, on_message=on_message)

@@ -9,6 +9,7 @@ ANALYZER = Analyzer(
     package=__name__,
     probe="probe:of_run",
     watched=True,
+    times_kernels=True,
     eager=False,
     default=True,
     in_traces=True,

@@ -170,7 +170,7 @@ class _Probe:
         self.tools = tools
         self.min_sqnr = min_sqnr
         self.progress = progress
-        self.simulated = device.kind == "sim"
+        self.simulated = device.gpu is not None
         self.compiled_already = "compile" in done(call.pipe)
         wanted = settings.schemes
         self.schemes = [s for s in schemes_for(device.kind) if wanted is None or s.key in wanted]

@@ -42,11 +42,7 @@ def _half(dtype: str) -> Code:
 
 def _with_inputs(code: Code, recording: Recording, dtype: str) -> Code:
     """Tensors that the call is given go along with the models."""
-    given = [
-        name
-        for name, value in recording.target.call.items()
-        if isinstance(value, str) and value.startswith("tensor ") and " float32 " in value
-    ]
+    given = [name for name, given in recording.target.dtypes.items() if given == "float32"]
     if not given:
         return code
     lines = [

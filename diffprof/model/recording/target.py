@@ -29,6 +29,8 @@ class TargetInfo(Row, frozen=True, kw_only=True):
     components: tuple[Component, ...] = ()
     call: dict[str, Any] = {}
     """Call arguments as plain values; tensors and images as a short description."""
+    dtypes: dict[str, str] = {}
+    """Of the arguments that are tensors: `float32` and the like, by name."""
     options: dict[str, Any] = {}
     """The options with which the target can be built again (scheduler, dtype, ...)."""
     args: tuple[str, ...] = ()

@@ -38,7 +38,7 @@ def facts_page(report: Report) -> Writing:
     page.fact("when", recording.created)
     page.fact("stored in", report.path or "not stored")
     page.fact("versions", words.versions(recording))
-    page.fact("this scan", words.effort(recording).removeprefix("This scan: "))
+    page.fact("this scan", words.effort(recording))
     page.fact("call", ", ".join(f"{key}={value}" for key, value in recording.target.call.items()))
     _time(page, recording)
     _memory(page, recording.memory)

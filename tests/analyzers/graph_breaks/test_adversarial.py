@@ -12,7 +12,7 @@ import torch
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from tests.analyzers.graph_breaks import adversarial
 from tests.analyzers.graph_breaks.conftest import in_child
-from tests.analyzers.graph_breaks.keeping import often
+from tests.analyzers.graph_breaks.stateful import often
 from tests.analyzers.graph_breaks.tiny import TinyCall
 
 pytestmark = pytest.mark.nightly

@@ -12,7 +12,7 @@ from diffprof.analyzers.graph_breaks.complex_rules import complex_numbers
 from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks
 from diffprof.model.finding import Finding
 from diffprof.model.recording import ComplexRow
-from tests.analyzers.graph_breaks.keeping import Often
+from tests.analyzers.graph_breaks.stateful import Often
 from tests.analyzers.graph_breaks.tiny import TinyCall
 from tests.builders import make_recording
 

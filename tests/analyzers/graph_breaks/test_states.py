@@ -12,24 +12,24 @@ from diffprof.analyzers.graph_breaks.probe import probe_graph_breaks, state_of
 from diffprof.analyzers.graph_breaks.python_state import PythonState
 from diffprof.analyzers.graph_breaks.recompile_rules import recompile_on_identity
 from diffprof.analyzers.graph_breaks.rules import side_effect_in_graph
-from tests.analyzers.graph_breaks import keeping
+from tests.analyzers.graph_breaks import stateful
 from tests.analyzers.graph_breaks.tiny import Small
 from tests.builders import make_recording
 
-KEEPING = [
-    keeping.Cached,
-    keeping.Replaying,
-    keeping.Collecting,
-    keeping.Appending,
-    keeping.Queued,
-    keeping.Closed,
-    keeping.Worldwide,
-    keeping.Shared,
-    keeping.Counting,
+STATEFUL = [
+    stateful.Cached,
+    stateful.Replaying,
+    stateful.Collecting,
+    stateful.Appending,
+    stateful.Queued,
+    stateful.Closed,
+    stateful.Worldwide,
+    stateful.Shared,
+    stateful.Counting,
 ]
 
 
-@pytest.mark.parametrize("kind", KEEPING)
+@pytest.mark.parametrize("kind", STATEFUL)
 def test_state_is_seen_and_put_back(kind: type[Small]) -> None:
     model, other = kind(), Small()
     x = torch.ones(2, 4)
@@ -58,12 +58,12 @@ def test_a_model_that_keeps_nothing_is_unchanged() -> None:
 def sections() -> dict[str, Any]:
     """One probe of four models, each called four times."""
     models = {
-        "cached": keeping.Cached(),
-        "replaying": keeping.Replaying(),
-        "collecting": keeping.Collecting(),
+        "cached": stateful.Cached(),
+        "replaying": stateful.Replaying(),
+        "collecting": stateful.Collecting(),
         "plain": Small(),
     }
-    return probe_graph_breaks(keeping.often(4, **models), None, cache=False)
+    return probe_graph_breaks(stateful.often(4, **models), None, cache=False)
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_a_model_that_keeps_a_table_recompiles_once_and_a_plain_one_never() -> N
 
 @pytest.mark.slow
 def test_what_is_called_once_is_called_as_the_next_call_does() -> None:
-    call = keeping.often(1, appending=keeping.Appending(), plain=Small())
+    call = stateful.often(1, appending=stateful.Appending(), plain=Small())
     rows = probe_graph_breaks(call, None, cache=False)["recompiles"]
     assert {(row.component, row.variation) for row in rows} == {("appending", "in the next call")}
     assert sum(row.count for row in rows) == 2
@@ -125,12 +125,12 @@ def test_what_is_called_once_is_called_as_the_next_call_does() -> None:
 @pytest.mark.nightly
 def test_counters_recompile_up_to_the_limit() -> None:
     models = {
-        "appending": keeping.Appending(),
-        "closed": keeping.Closed(),
-        "worldwide": keeping.Worldwide(),
-        "counting": keeping.Counting(),
+        "appending": stateful.Appending(),
+        "closed": stateful.Closed(),
+        "worldwide": stateful.Worldwide(),
+        "counting": stateful.Counting(),
     }
-    found = probe_graph_breaks(keeping.often(12, **models), None, cache=False)
+    found = probe_graph_breaks(stateful.often(12, **models), None, cache=False)
     limit = torch._dynamo.config.recompile_limit
     for name in models:
         rows = [row for row in found["recompiles"] if row.component == name]
@@ -140,7 +140,7 @@ def test_counters_recompile_up_to_the_limit() -> None:
 
 @pytest.mark.slow
 def test_a_call_before_the_probe_does_not_hide_what_is_cold() -> None:
-    call = keeping.often(2, cached=keeping.Cached())
+    call = stateful.often(2, cached=stateful.Cached())
     cold = state_of(call.pipe)
     call.run()
     (row,) = probe_graph_breaks(call, None, cache=False, cold=cold)["graph_breaks"]
@@ -153,29 +153,29 @@ def test_a_call_before_the_probe_does_not_hide_what_is_cold() -> None:
 # --- regional compilation ------------------------------------------------------------------------------
 
 
-def _each(model: keeping.Blocks) -> None:
+def _each(model: stateful.Blocks) -> None:
     for block in model.blocks:
         block.compile(fullgraph=True)
 
 
-def _wrapped(model: keeping.Blocks) -> None:
+def _wrapped(model: stateful.Blocks) -> None:
     for number, block in enumerate(model.blocks):
         model.blocks[number] = torch.compile(block)
 
 
-def _methods(model: keeping.Blocks) -> None:
+def _methods(model: stateful.Blocks) -> None:
     for block in model.blocks:
         block.forward = torch.compile(block.forward)
 
 
 @pytest.mark.slow
 def test_blocks_are_captured_as_they_are_compiled() -> None:
-    ways = {way.__name__: keeping.Blocks(1, 1, 1) for way in (_each, _wrapped, _methods)}
+    ways = {way.__name__: stateful.Blocks(1, 1, 1) for way in (_each, _wrapped, _methods)}
     for way in (_each, _wrapped, _methods):
         way(ways[way.__name__])
-    ways["other"] = keeping.Blocks(1, 2, 3)
+    ways["other"] = stateful.Blocks(1, 2, 3)
     _each(ways["other"])
-    found = probe_graph_breaks(keeping.often(2, **ways), None, cache=False)
+    found = probe_graph_breaks(stateful.often(2, **ways), None, cache=False)
     captures = {row.component: row for row in found["captures"]}
     for name in ("_each", "_wrapped", "_methods"):
         row = captures[name]

@@ -49,6 +49,7 @@ class Bench:
             pipeline=type(self.pipe).__name__,
             components=components_of(self.pipe),
             call=call.describe_call(),
+            dtypes=call.dtypes(),
             steps=2,
             weights="real",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffprof.judge.acceptance import MAY_COST, Decision, Measured, Seen, judged, too_close
+from diffprof.judge.acceptance import MAY_COST, Decision, Measured, Seen, accept, too_close
 from diffprof.judge.reasons import said
 from diffprof.model.fix import Difference, Reason, Safety
 from diffprof.model.recording import Grade
@@ -47,8 +47,8 @@ def changed(by):
         (Safety.LOSSY, None, 10.0, 9.89, changed(0.9), Seen(), True, Reason.FASTER, "It saves"),
     ],
 )
-def test_keeping(safety, tolerance, before, after, difference, seen, keep, reason, words):
-    found = judged(safety, tolerance, "latency", simulated(before), simulated(after), difference, seen)
+def test_a_fix_stays_for_a_reason(safety, tolerance, before, after, difference, seen, keep, reason, words):
+    found = accept(safety, tolerance, "latency", simulated(before), simulated(after), difference, seen)
     assert (found.keep, found.reason, found.unchecked) == (keep, reason, False)
     assert words in said(found)
 
@@ -56,18 +56,18 @@ def test_keeping(safety, tolerance, before, after, difference, seen, keep, reaso
 @pytest.mark.parametrize("safety", [Safety.EXACT, Safety.NUMERIC, Safety.LOSSY])
 def test_what_could_not_be_compared_is_not_kept_unless_asked_for(safety):
     args = safety, 1e-2, "latency", simulated(10.0), simulated(5.0), UNKNOWN, RESOLVED
-    found = judged(*args)
+    found = accept(*args)
     assert (found.keep, found.unchecked) == (False, True)
     assert said(found).endswith(
         "Not kept: that could not be checked: it can't be shrunk. --keep-unchecked keeps it."
     )
-    asked = judged(*args, keep_unchecked=True)
+    asked = accept(*args, keep_unchecked=True)
     assert (asked.keep, asked.unchecked) == (True, True)
     assert said(asked).endswith("Kept although that could not be checked: it can't be shrunk.")
 
 
 def test_what_does_not_help_is_undone_for_that_though_nothing_was_compared():
-    found = judged(Safety.EXACT, None, "latency", simulated(10.0), simulated(11.0), UNKNOWN, RESOLVED)
+    found = accept(Safety.EXACT, None, "latency", simulated(10.0), simulated(11.0), UNKNOWN, RESOLVED)
     assert (found.keep, found.unchecked, found.reason) == (False, False, Reason.SLOWER)
 
 
@@ -82,7 +82,7 @@ def test_what_does_not_help_is_undone_for_that_though_nothing_was_compared():
 )
 def test_to_be_rid_of_waits_an_exact_fix_may_cost_a_stated_share(goal, cost, safety, keep):
     after = simulated(100.0 * (1.0 + cost))
-    found = judged(safety, 1e-2, goal, simulated(100.0), after, SAME, RESOLVED)
+    found = accept(safety, 1e-2, goal, simulated(100.0), after, SAME, RESOLVED)
     assert found.keep is keep
     assert found.reason is (Reason.STATED_COST if keep else Reason.SLOWER)
 
@@ -90,20 +90,20 @@ def test_to_be_rid_of_waits_an_exact_fix_may_cost_a_stated_share(goal, cost, saf
 def test_a_stated_cost_needs_fewer_waits():
     after = simulated(100.0 * (1.0 + MAY_COST / 2))
     resolved = Seen(in_loop_before=4, in_loop_after=4, resolved=("SYN006",))
-    assert not judged(Safety.EXACT, None, "no-waits", simulated(100.0), after, SAME, resolved).keep
+    assert not accept(Safety.EXACT, None, "no-waits", simulated(100.0), after, SAME, resolved).keep
 
 
 def test_what_rounding_does_is_no_change():
     args = Safety.NUMERIC, 1e-2, "latency", simulated(10.0), simulated(5.0), changed(0.05), Seen()
-    assert not judged(*args).keep
-    found = judged(*args, own_noise=0.06)
+    assert not accept(*args).keep
+    found = accept(*args, own_noise=0.06)
     assert found.keep
     assert said(found).endswith("The output changed by up to 0.05: rounding alone makes 0.06.")
 
 
 def test_the_goal_of_memory():
     def judge(before, after):
-        return judged(Safety.EXACT, None, "memory", before, after, SAME, Seen())
+        return accept(Safety.EXACT, None, "memory", before, after, SAME, Seen())
 
     saves = judge(simulated(10.0, 2_000), simulated(12.0, 1_000))
     assert saves.keep
@@ -122,9 +122,9 @@ def test_small_gains_and_losses_are_timed_again():
 
 def test_a_loss_that_the_fastest_passes_do_not_show_is_none():
     before, after = measured(1.0, 1.0, 1.1), measured(1.0, 1.6, 1.7)
-    assert judged(Safety.EXACT, None, "latency", before, after, SAME, RESOLVED).keep
+    assert accept(Safety.EXACT, None, "latency", before, after, SAME, RESOLVED).keep
     slower = measured(1.5, 1.6, 1.7)
-    assert not judged(Safety.EXACT, None, "latency", before, slower, SAME, RESOLVED).keep
+    assert not accept(Safety.EXACT, None, "latency", before, slower, SAME, RESOLVED).keep
 
 
 # --- fixes against recompiles ----------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_a_loss_that_the_fastest_passes_do_not_show_is_none():
 
 def _recompiled(after_ms: float, **more: object) -> Decision:
     seen = Seen(**{"compiles_before": 2, "compiles_after": 0, "once_ms": 5000.0, **more})  # type: ignore[arg-type]
-    return judged(Safety.NUMERIC, 0.02, "latency", simulated(100.0), simulated(after_ms), SAME, seen)
+    return accept(Safety.NUMERIC, 0.02, "latency", simulated(100.0), simulated(after_ms), SAME, seen)
 
 
 def test_compiles_that_are_gone_are_worth_a_fix_without_a_gain_in_the_call() -> None:
