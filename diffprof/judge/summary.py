@@ -74,13 +74,11 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
     wanted = [n for n, f in enumerate(report.findings) if not about or f.rule.startswith(tuple(about))]
     now = call_ms(report.recording)
     priced = priced_steps(report)
-    safe, lossy = (
-        [step for step in selected(priced, Choice(lossy=allowed)) if step.selected]
-        for allowed in (False, True)
-    )
+    plans = [selected(priced, Choice(lossy=allowed)) for allowed in (False, True)]
+    safe, lossy = ([step for step in plan if step.selected] for plan in plans)
     known = {step.fix for step in safe}
     ladder = _Ladder(report, now)
-    told = _told(report, safe, lossy)
+    told = _told(report, *plans)
     actions = ladder.climb([*safe, *_by_hand(report, told)], wanted)
     if added := [step for step in lossy if step.fix not in known]:
         ladder.drop(known - {step.fix for step in lossy})
@@ -179,8 +177,11 @@ def _claims_idle_time(findings: Sequence[Finding]) -> bool:
 
 
 def _told(report: Report, *plans: Sequence[PlanStep]) -> set[int]:
-    """Findings that fixes resolve, and those that rest on nothing but waits which these remove."""
-    resolved = {n for steps in plans for step in steps for n in step.findings}
+    """Findings that fixes resolve, or would in the place of one that is taken, and those that rest on nothing
+    but waits which these remove."""
+    resolved = {
+        n for steps in plans for step in steps if step.selected or step.gives_way_to for n in step.findings
+    }
     waits = {wait for n in resolved for wait in report.findings[n].evidence.syncs}
     again = {
         n

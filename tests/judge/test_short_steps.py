@@ -16,7 +16,7 @@ from diffprof.model.recording import Recording, SyncRow
 from diffprof.model.report import Report
 from diffprof.model.units import place
 from diffprof.views.verdict import verdict
-from tests.analyzers.kernels.lanes import Lanes
+from tests.analyzers.kernels.made_timeline import MadeTimeline
 from tests.builders import make_recording, make_sync
 
 WHOLE_US = 4_000.0
@@ -29,7 +29,7 @@ def read(**more: Any) -> SyncRow:
 
 def call(row: SyncRow, share: float) -> Recording:
     """Four steps, the first of WHOLE_US, the others of that share of it."""
-    timeline = Lanes().launch("linear", WHOLE_US).timeline()
+    timeline = MadeTimeline().launch("linear", WHOLE_US).timeline()
     first, *others = timeline.device_us
     timeline = replace(timeline, device_us=(first, *(us * share for us in others)))
     return make_recording(row, timeline=timeline)

@@ -81,6 +81,35 @@ def test_what_compiling_uncovers_is_a_wait_s_saving_and_no_other_s(uncovering: R
     assert "20 ms once it is compiled" in verdict(uncovering).why
 
 
+def test_what_a_fix_would_resolve_that_gives_way_to_another_is_not_done_by_hand_beside_it(
+    uncovering: Report,
+) -> None:
+    """Compiling with CUDA graphs was advice for a denoiser whose blocks are compiled, at the same saving."""
+    assert uncovering.recording.setup is not None
+    assert uncovering.recording.setup.alternatives is not None
+    assert uncovering.verdict is not None
+    assert uncovering.verdict.call_ms is not None
+    blocks = Alternative(changes=(Change.COMPILED_BLOCKS,), ms=uncovering.verdict.call_ms - 150)
+    setup = replace(
+        uncovering.recording.setup, alternatives=(*uncovering.recording.setup.alternatives, blocks)
+    )
+    bound = make_finding(
+        "KRN001",
+        "launch-bound",
+        site=None,
+        fixes=("compile",),
+        saves_ms=100.0,
+        advice="Compile with CUDA graphs.",
+    )
+    apart = make_finding(
+        "SET011", "not-compiled", site=None, fixes=("compile", "compile-blocks"), saves_ms=150.0
+    )
+    report = replace(
+        uncovering, recording=replace(uncovering.recording, setup=setup), findings=(apart, bound)
+    )
+    assert [action.fix or action.rule for action in summarized(report).actions] == ["compile-blocks"]
+
+
 def test_waits_that_no_fix_removes_are_one_row_where_each_hides_behind_the_next(uncovering: Report) -> None:
     by_hand = tuple(replace(f, fixes=()) if f.evidence.syncs else f for f in uncovering.findings)
     actions = summarized(replace(uncovering, findings=by_hand)).actions

@@ -37,15 +37,24 @@ def _fusable(model: nn.Module) -> tuple[str, ...] | None:
     if not able:
         return None
     processors = [getattr(module, "processor", None) for module in able.values()]
-    if any(map(_is_lost_by_fusing, processors)) or not all("to_q" in m._modules for m in able.values()):
+    if any(_is_lost_by_fusing(each, fuse) for each in processors) or not all(
+        "to_q" in m._modules for m in able.values()
+    ):
         return ()
     return tuple(path for path, module in able.items() if not getattr(module, "fused_projections", False))
 
 
-def _is_lost_by_fusing(processor: object) -> bool:
-    """Fusing puts a plain processor in its place: not instead of one with weights of its own, as IP-Adapters
-    have, and diffusers refuses it for `Added` ones (unet_2d_condition.py, `fuse_qkv_projections`)."""
-    return isinstance(processor, nn.Module) or "Added" in type(processor).__name__
+def _is_lost_by_fusing(processor: object, fuse: Callable[..., object]) -> bool:
+    """Fusing puts a plain processor of the model's library in its place, or the processor has to know of it:
+    not instead of one with weights of its own, as IP-Adapters have, nor of a user's, and diffusers refuses it
+    for `Added` ones (unet_2d_condition.py, `fuse_qkv_projections`). fuse: the model's method."""
+    kind = type(processor)
+    elsewhere = processor is not None and _package(kind.__module__) != _package(fuse.__module__)
+    return elsewhere or isinstance(processor, nn.Module) or "Added" in kind.__name__
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def left_out_by_fusing(pipe: Pipeline) -> str | None:

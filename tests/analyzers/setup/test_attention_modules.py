@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from diffusers.models.attention_processor import AttnProcessor2_0
 
 from diffprof.analyzers.setup.attention_modules import fusable, left_out_by_fusing, replaces_processors
 from diffprof.analyzers.setup.precision import fuse_qkv
@@ -27,6 +28,16 @@ def test_what_fusing_would_change(name: str, replaces: bool, models: set[str]) -
     assert replaces_processors(pipe) is replaces
     assert {each for each, paths in fusable(pipe).items() if paths} == models
     assert left_out_by_fusing(pipe) is None
+
+
+class Clamped(AttnProcessor2_0):
+    """A user's own: fusing would put diffusers' in its place."""
+
+
+def test_a_processor_of_the_user_s_is_not_replaced() -> None:
+    pipe = CASES["sdxl-controlnet-inpaint"].build().pipe
+    pipe.unet.set_attn_processor(Clamped())
+    assert {name for name, paths in fusable(pipe).items() if paths} == {"vae"}
 
 
 def test_an_adapter_beside_a_projection_is_not_left_out() -> None:
