@@ -97,12 +97,18 @@ def test_what_a_fix_would_resolve_that_gives_way_to_another_is_not_done_by_hand_
         "KRN001",
         "launch-bound",
         site=None,
+        evidence=Evidence(),
         fixes=("compile",),
         saves_ms=100.0,
         advice="Compile with CUDA graphs.",
     )
     apart = make_finding(
-        "SET011", "not-compiled", site=None, fixes=("compile", "compile-blocks"), saves_ms=150.0
+        "SET011",
+        "not-compiled",
+        site=None,
+        evidence=Evidence(),
+        fixes=("compile", "compile-blocks"),
+        saves_ms=150.0,
     )
     report = replace(
         uncovering, recording=replace(uncovering.recording, setup=setup), findings=(apart, bound)
