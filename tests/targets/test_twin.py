@@ -338,6 +338,13 @@ def test_no_width_is_divided_to_nothing() -> None:
     assert all(p.numel() for p in found.call.pipe.unet.parameters())
 
 
+def test_groups_of_motion_are_divided_with_the_widths() -> None:
+    """AnimateDiff's adapter counts them by another name than its UNet."""
+    made = df.MotionAdapter((64, 128), motion_num_attention_heads=2, motion_norm_num_groups=32)
+    small: Any = shrunk(made, Scale(16, False, Sizes(512, 512, 16, 64, 64, 5)))
+    assert (small.config.block_out_channels, small.config.motion_norm_num_groups) == ((4, 8), 4)
+
+
 def test_what_can_not_be_shrunk_is_named() -> None:
     case = CASES["flux"].build()
     case.pipe.transformer = torch.nn.Linear(3, 3)

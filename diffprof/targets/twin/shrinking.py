@@ -120,8 +120,8 @@ def _model_config(config: Mapping[str, object], scale: Scale) -> dict[str, objec
         for key in _AXES:
             if found.get(key):
                 found[key] = _even_parts(found[key], head)
-    if widths is not None and found.get("norm_num_groups"):
-        found["norm_num_groups"] = _groups(found["norm_num_groups"], widths)
+    for key in [key for key in found if key.endswith("norm_num_groups") and found[key] and widths]:
+        found[key] = _groups(found[key], widths)
     size = found.get("sample_size")
     if isinstance(size, int) and widths is not None:
         # An autoencoder's counts pixels, a UNet's latents. Of a transformer's more may depend: PixArt takes
