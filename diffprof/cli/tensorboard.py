@@ -61,8 +61,11 @@ def command(runs: tuple[str, ...], port: int | None, no_serve: bool, traces: Pat
 
 
 def _serve(logdir: Path, port: int | None) -> None:
+    from diffprof.views.tensorboard.profiler.version import another_version
     from diffprof.views.tensorboard.server import start, stop
 
+    if trouble := another_version():
+        say(f"warning: {trouble}")
     try:
         emit(f"{start(logdir, port)}\n")
         say("Ctrl-C ends it.")

@@ -34,7 +34,7 @@ from diffprof.model.report import load_report
 from diffprof.views import words
 from diffprof.views.fixes import fix_table
 from diffprof.views.sections import not_checked, tables
-from diffprof.views.tensorboard.plugin import MOST_FINDINGS
+from diffprof.views.tensorboard.profiler.pages import MOST_FINDINGS
 from diffprof.views.verdict import verdict
 from tests.browser.conftest import Browser
 from tests.builders import UGLY

@@ -5,16 +5,22 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
+from tensorboard.plugins.base_plugin import TBContext
 
 from diffprof.cli import tensorboard as command
 from diffprof.model.errors import UsageError
 from diffprof.model.ladder import save_ladder
 from diffprof.views.tensorboard import server
 from diffprof.views.tensorboard.files import EVENT_FILE
-from diffprof.views.tensorboard.plugin import ProfilerPlugin, recommendations
+from diffprof.views.tensorboard.plugin import ProfilerPlugin
+from diffprof.views.tensorboard.profiler import version as profiler_version
+from diffprof.views.tensorboard.profiler.pages import ProfilerPages, recommendations
 from tests.builders import UGLY, make_finding, make_report
 from tests.cli.conftest import Run
 from tests.views.tensorboard.recorded import make_ladder, store
@@ -93,7 +99,44 @@ def test_ours_stands_in_place_of_the_stock_plugin() -> None:
     found = server.plugins()
     assert found.count(ProfilerPlugin) == 1
     assert TorchProfilerPlugin not in found
-    assert ProfilerPlugin.plugin_name != TorchProfilerPlugin.plugin_name
+    assert ProfilerPages.plugin_name != TorchProfilerPlugin.plugin_name
+
+
+@pytest.mark.parametrize("found", ["0.4.2", "0.5.0", "0.4.3"])
+def test_another_plugin_s_pages_are_left_alone_and_said(
+    found: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pages are made for 0.4.3. Nothing is served here, and whoever waits for it is interrupted."""
+    ended = SimpleNamespace(wait=Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(command, "threading", SimpleNamespace(Event=lambda: ended))
+    monkeypatch.setattr(server, "stop", lambda: None)
+    monkeypatch.setattr("tensorboard.program.TensorBoard.launch", lambda self: "http://127.0.0.1:6006/")
+    monkeypatch.setattr(profiler_version, "version", lambda name: found)
+    store(tmp_path / "traces" / "a")
+    shown = run("tensorboard", "-q")
+    fits = found == "0.4.3"
+    assert shown.stdout == f"http://127.0.0.1:6006/{'#diffprof_profiler' if fits else ''}\n"
+    assert (f"warning: torch-tb-profiler {found} is installed" in shown.stderr) is not fits
+    assert ("`pip install torch-tb-profiler==0.4.3`" in shown.stderr) is not fits
+    loaded = ProfilerPlugin().load(TBContext(logdir="", flags=SimpleNamespace()))
+    assert isinstance(loaded, ProfilerPages) is fits
+    assert (f"torch-tb-profiler {found} is installed" in caplog.text) is not fits
+
+
+def test_without_the_stock_plugin_tensorboard_is_told_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        profiler_version, "version", Mock(side_effect=PackageNotFoundError("torch-tb-profiler"))
+    )
+    assert ProfilerPlugin().load(TBContext()) is None
+    assert "torch-tb-profiler is not installed" in caplog.text
+
+
+def test_the_folder_names_the_version_that_is_required() -> None:
+    text = Path(profiler_version.__file__).with_name("README.md").read_text(encoding="utf-8")
+    assert f"version {profiler_version.MADE_FOR}" in text
+    assert profiler_version.another_version() == ""
 
 
 def test_findings_on_the_overview_are_escaped_and_cut() -> None:
@@ -107,7 +150,7 @@ def test_findings_on_the_overview_are_escaped_and_cut() -> None:
 
 def test_the_stock_pages_still_name_what_is_replaced() -> None:
     """A new torch-tb-profiler may load other things."""
-    from diffprof.views.tensorboard.plugin import ELSEWHERE, STATIC, STOCK, WORDED
+    from diffprof.views.tensorboard.profiler.pages import ELSEWHERE, STATIC, STOCK, WORDED
 
     pages = [(STOCK / name).read_text(encoding="utf-8") for name in ("index.html", "trace_embedding.html")]
     for address, local in ELSEWHERE.items():
@@ -121,7 +164,7 @@ def test_the_stock_pages_still_name_what_is_replaced() -> None:
 
 
 def test_without_a_log_folder_nothing_is_searched() -> None:
-    plugin = ProfilerPlugin.__new__(ProfilerPlugin)
+    plugin = ProfilerPages.__new__(ProfilerPages)
     for place in ("", "s3://bucket/runs"):
         plugin._logdir = place
         assert list(plugin._get_run_dirs()) == []

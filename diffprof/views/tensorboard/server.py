@@ -10,6 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from diffprof.model.errors import UsageError
+from diffprof.views.tensorboard.profiler import NAME
+from diffprof.views.tensorboard.profiler.version import another_version
 
 HOST = "127.0.0.1"
 LOOPBACK = frozenset({HOST, "localhost", "::1"})
@@ -39,7 +41,7 @@ def _is_free(port: int) -> int:
 
 def start(logdir: Path, port: int | None = None) -> str:
     """Serve on the loopback interface from a thread that ends with the process; returns the address of the
-    profiler's page. Others are a click away.
+    profiler's page, where it is shown. Others are a click away.
 
     port: None chooses one. Raises UsageError when the port is taken.
     """
@@ -61,7 +63,7 @@ def start(logdir: Path, port: int | None = None) -> str:
             f"TensorBoard can't listen on {HOST}:{chosen}: {error.msg.strip()}",
             "Leave --port out to have a free one chosen.",
         ) from error
-    return f"{address.rstrip('/')}/#{_profiler().plugin_name}"
+    return f"{address.rstrip('/')}/" + ("" if another_version() else f"#{NAME}")
 
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -96,22 +98,20 @@ def _loopback_server(application: Application, flags: object) -> object:
 
 def stop() -> None:
     """End what was started besides the thread that serves."""
-    from diffprof.views.tensorboard.loader import end_all
+    if not another_version():
+        from diffprof.views.tensorboard.profiler.loader import end_all
 
-    end_all()
+        end_all()
 
 
-def plugins() -> list[object]:
+def plugins() -> list[Any]:
     """TensorBoard's plugins, with ours in place of the stock profiler's."""
     from tensorboard import default
-    from torch_tb_profiler.plugin import TorchProfilerPlugin
 
-    ours = _profiler()
-    others = [each for each in default.get_plugins() if each not in (TorchProfilerPlugin, ours)]
-    return [*others, ours]
-
-
-def _profiler() -> Any:
     from diffprof.views.tensorboard.plugin import ProfilerPlugin
 
-    return ProfilerPlugin
+    stock = ("torch_tb_profiler.", ProfilerPlugin.__module__)
+    return [
+        *(each for each in default.get_plugins() if not each.__module__.startswith(stock)),
+        ProfilerPlugin,
+    ]

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from diffprof.model.report import save_report
-from diffprof.views.tensorboard.pair import aligned, newest_first, pair
+from diffprof.views.tensorboard.profiler.pair import aligned, newest_first, pair
 from tests import builders
 
 

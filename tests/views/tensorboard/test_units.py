@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffprof.views.tensorboard.units import binary_units, in_binary_units
+from diffprof.views.tensorboard.profiler.units import binary_units, in_binary_units
 
 
 @pytest.mark.parametrize(
