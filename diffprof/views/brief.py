@@ -127,19 +127,20 @@ def _fitting(page: Page, actions: Sequence[Action], room: int) -> tuple[list[Act
 def _table(page: Page, actions: Sequence[Action], most: int) -> Iterator[Line]:
     """A row an action: what, what it saves, the call after it, what becomes of the picture, who does it; then
     what is left of a title that is too long, and the line of source, where there is one. most: what is done
-    by hand is named by its rule where its advice takes more lines."""
+    by hand is named by its rule where its advice takes more lines, or cut where there is no line."""
     screen = page.columns or 80
     rows = [(heading(actions), *COLUMNS[1:]), *map(cells_of, actions)]
     widths = _widths(rows, screen)
     named = [
-        each if each.fix or len(_lines(each, widths[0], screen)) <= most else _by_rule(each)
+        each if each.fix or not each.place or len(_lines(each, widths[0], screen)) <= most else _by_rule(each)
         for each in actions
     ]
     rows[1:] = map(cells_of, named)
     widths = _widths(rows, screen)
     for number, row in enumerate(rows):
         action = named[number - 1]
-        title, *below = _lines(action, widths[0], screen) if number else [row[0]]
+        lines = _TITLE_LINES if action.fix or action.place else max(most, 1)
+        title, *below = _lines(action, widths[0], screen, lines) if number else [row[0]]
         cells = [
             pad(cut(value, widths[i]), widths[i], right=rows[0][i] in ("saves", "call then"))
             for i, value in enumerate((title, *row[1:]))
@@ -165,12 +166,15 @@ def _widths(rows: Sequence[tuple[str, ...]], screen: int) -> list[int]:
     return widths
 
 
-def _lines(action: Action, first: int, screen: int) -> list[str]:
-    """Its title: so many cells in the first line, the screen's in those below, _TITLE_LINES at most."""
-    title, *more = pieces(cut(cells_of(action)[0], _TITLE_LINES * screen), first)
+def _lines(action: Action, first: int, screen: int, most: int = _TITLE_LINES) -> list[str]:
+    """Its title: so many cells in the first line, the screen's in those below, `most` lines."""
+    whole = cells_of(action)[0]
+    if most == 1:
+        return [cut(whole, first)]
+    title, *more = pieces(cut(whole, _TITLE_LINES * screen), first)
     below = pieces(" ".join(more), screen - 2) if more else []
-    if len(below) >= _TITLE_LINES:
-        below = [*below[: _TITLE_LINES - 2], cut(" ".join(below[_TITLE_LINES - 2 :]), screen - 2)]
+    if len(below) >= most:
+        below = [*below[: most - 2], cut(" ".join(below[most - 2 :]), screen - 2)]
     return [title, *below]
 
 

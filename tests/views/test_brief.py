@@ -165,10 +165,10 @@ def test_a_wide_saving_leaves_room_for_who_does_it() -> None:
     assert "more finding" in lines[[n for n, line in enumerate(lines) if line == "  a.py:1"][-1] + 1]
 
 
-@pytest.mark.parametrize(("lines", "told"), [(8, 2), (10, 1), (11, 0)])
+@pytest.mark.parametrize(("lines", "told"), [(6, 2), (8, 1), (9, 0)])
 def test_of_what_is_done_by_hand_the_longest_is_named_by_its_rule_first(lines: int, told: int) -> None:
     """So that all rows fit; lines: of the rows beside the two by hand. told: how many have their advice."""
-    by_hand = replace(EXACT, fix=None, safety=None)
+    by_hand = replace(EXACT, fix=None, safety=None, place="b.py:1")
     short = replace(
         by_hand, rule="SYN001", title="Compute the step's size on the CPU, before the loop begins."
     )
@@ -179,6 +179,19 @@ def test_of_what_is_done_by_hand_the_longest_is_named_by_its_rule_first(lines: i
     shown = " ".join(render_brief(report, columns=80).split())
     named = ("SYN001: value-read", "KRN006: layout-conversion")
     assert [name in shown for name in named] == [told == 0, told < 2]
+
+
+def test_advice_that_names_no_line_is_cut_instead() -> None:
+    """A rule's name alone says nothing to do."""
+    advice = replace(
+        EXACT, fix=None, safety=None, rule="KRN001", title="Run a larger batch: " + "then it is " * 20
+    )
+    report = timed(2660.0, actions=(*[replace(EXACT, place="a.py:1", title="Keep it " * 8)] * 6, advice))
+    lines = render_brief(replace(report, findings=(make_finding(),)), columns=80).splitlines()
+    assert len(lines) <= LINES
+    assert [line.split("  ")[0] for line in lines if "KRN001" in line] == [
+        "KRN001: Run a larger batch: then it is then it is then it…"
+    ]
 
 
 def test_fewer_steps_than_the_model_cards_are_said_with_what_its_call_takes() -> None:

@@ -33,8 +33,8 @@ COLD_SHARE = 0.2
 
 
 _BETWEEN_GRAPHS = (
-    "The models are replayed as CUDA graphs: what is left is launched between them, as a scheduler's "
-    "operations are. Run a larger batch."
+    "Run a larger batch: the models are replayed as CUDA graphs, and what is left is launched between them, "
+    "as a scheduler's operations are."
 )
 
 

@@ -40,7 +40,10 @@ def value_read(row: SyncRow, *, in_scheduler: bool, in_search: bool) -> str:
         return SEARCH
     if not row.values_known:
         rarely = ", or look at it in fewer steps" if row.in_loop and row.per_step else ""
-        return f"The host can't know this value before the device has computed it: {LEAVE_TO_DEVICE}{rarely}."
+        return (
+            f"K{LEAVE_TO_DEVICE[1:]}{rarely}: the host can't know this value before the device has"
+            " computed it."
+        )
     if in_scheduler and row.in_loop and (row.owner or "").endswith(".timesteps"):
         return KEEP_HOST_TIMESTEPS
     if in_scheduler and row.owner:
