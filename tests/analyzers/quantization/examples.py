@@ -93,5 +93,5 @@ GOOD: dict[str, Recording] = {
     "QNT002": recorded(GAINS, selections=(make_selection(),)),
     "QNT003": recorded(GAINS, selections=(make_selection(),)),
     "QNT004": recorded(make_row(make_timing(), quantized="int8-dynamic")),
-    "QNT005": recorded(),
+    "QNT005": recorded(GAINS, selections=(make_selection(),)),
 }

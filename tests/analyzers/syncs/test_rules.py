@@ -205,6 +205,12 @@ def test_an_upload_in_two_steps_recurs_and_is_worth_keeping():
     assert once.fixes == ()
 
 
+@pytest.mark.parametrize(("numbers", "fixes"), [(8, ("edited-lines", "upload-once")), (9, ())])
+def test_up_to_eight_numbers_are_written_by_a_fill_kernel(numbers, fixes):
+    row = make_sync("host-to-device", part="denoiser", shape=(numbers,), constant=False)
+    assert only(make_recording(row)).fixes == fixes
+
+
 def test_a_read_in_the_scheduler_between_its_steps_is_the_schedulers():
     parts = (Component(name="scheduler", role="scheduler", cls="EulerDiscreteScheduler"),)
     scheduler = TargetInfo(spec="sdxl", kind="builtin", pipeline="Pipeline", components=parts)
