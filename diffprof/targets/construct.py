@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from diffprof.model.errors import DiffprofError, TargetError, UsageError
+from diffprof.model.pipeline import replaced
 from diffprof.targets.adapters import add_adapters
 from diffprof.targets.load_arguments import LEFT_AS_IS, OF_WEIGHTS, QUANTIZED_PACKAGES, WHERE, Loading
 from diffprof.targets.stand_ins import StandInProcessor, supply
@@ -377,8 +378,27 @@ def random_values(device: torch.device | None) -> Iterator[None]:
         else:
             stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(_given(True))
+        stack.enter_context(replaced(torch.nn.Module, "to_empty", _filled(torch.nn.Module.to_empty)))
         torch.manual_seed(SEED)
         yield
+
+
+def _filled(to_empty: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Module]:
+    """`Module.to_empty`, by which `torch.nn.utils.skip_init` makes layers, and after it no memory as it was
+    found: what a layer does not initialise itself is drawn, or one as of a norm, or zero as a bias."""
+
+    def filled(self: torch.nn.Module, *args: object, **kwargs: object) -> torch.nn.Module:
+        made = to_empty(self, *args, **kwargs)
+        for module in made.modules():
+            for name, each in module.named_parameters(recurse=False):
+                if each.ndim > 1:
+                    torch.nn.init.normal_(each, std=0.02)
+                else:
+                    torch.nn.init.constant_(each, float("bias" not in name))
+            getattr(module, "reset_parameters", int)()
+        return made
+
+    return filled
 
 
 @contextmanager

@@ -41,6 +41,11 @@ class Output:
     where: str = ""
     whole: bool = False
 
+    @property
+    def finite(self) -> bool:
+        """Whether all of it is numbers."""
+        return all(each is None or np.isfinite(np.asarray(each)).all() for each in (self.image, self.latents))
+
 
 def output_of(call: PipelineCall) -> Output:
     """Make the call once, and keep what came of it.

@@ -149,9 +149,11 @@ class Checks:
         if why:
             return FitCheck(status="unchecked", why=why)
         try:
-            self._beside(PLAIN)
+            plain = self._beside(PLAIN)
         except Exception as error:
             return FitCheck(status="unchecked", why=f"the small copy does not run: {_said(error)}")
+        if not plain.finite:
+            return FitCheck(status="unchecked", why="what the small copy gives is not all numbers")
         try:
             change = difference(self._beside(plain_of(row.code)), self._output(row.code), "")
         except _TooNarrow:

@@ -491,6 +491,14 @@ def test_a_model_with_weight_norm_is_checked() -> None:
     assert Checks(checks.twin, "rtx4090").of(as_row(plain, code_of(plain, parts))).bit_equal
 
 
+def test_a_small_copy_that_gives_no_numbers_tells_nothing() -> None:
+    checks, parts = checks_of("flux")
+    torch.nn.init.constant_(checks.twin.pipe.transformer.proj_out.bias, float("nan"))
+    plain = FitRecipe(None, None, Placement.MODEL, Decoding.WHOLE, False)
+    found = Checks(checks.twin, "rtx4090").of(as_row(plain, code_of(plain, parts)))
+    assert (found.status, found.why) == ("unchecked", "what the small copy gives is not all numbers")
+
+
 def test_groups_are_offered_without_a_model_that_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Stable Audio's VAE, whose weights are computed before a hook could bring what they are made of."""
     checks, _ = checks_of("flux")

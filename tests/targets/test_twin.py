@@ -15,7 +15,7 @@ from diffprof.corpus import CASES
 from diffprof.devices import resolve_device
 from diffprof.model.pipeline import components, with_role
 from diffprof.targets import Options, resolve
-from diffprof.targets.construct import weightless
+from diffprof.targets.construct import random_values, weightless
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.twin.building import Twin, _make_small_pictures, _smaller, twin_of
 from diffprof.targets.twin.calling import STEPS, small_call
@@ -336,6 +336,25 @@ def test_no_width_is_divided_to_nothing() -> None:
     found = twin(df.DDIMPipeline(unet, df.DDIMScheduler()), num_inference_steps=2)
     assert found.factor == 8
     assert all(p.numel() for p in found.call.pipe.unet.parameters())
+
+
+class Norm(torch.nn.Module):
+    """As ChatGLM's, which initialises nothing."""
+
+    def __init__(self, size: int, device: torch.types.Device = None) -> None:
+        super().__init__()
+        self.weight, self.bias, self.table = (
+            torch.nn.Parameter(torch.empty(shape, device=device)) for shape in (size, size, (size, size))
+        )
+        self.linear = torch.nn.Linear(size, size, device=device)
+
+
+def test_layers_that_skip_their_initialisation_have_values() -> None:
+    with random_values(None):
+        made: Any = torch.nn.utils.skip_init(Norm, 64)
+    assert (made.weight.unique().tolist(), made.bias.unique().tolist()) == ([1.0], [0.0])
+    assert 0.01 < float(made.table.std()) < 0.03
+    assert 0.06 < float(made.linear.weight.abs().max()) <= 0.125
 
 
 def test_groups_of_motion_are_divided_with_the_widths() -> None:
