@@ -40,8 +40,9 @@ def short_steps(recording: Recording, call_ms: float | None) -> ShortSteps | Non
 
 def _decides(row: SyncRow, steps: int, short: Collection[int]) -> bool:
     read_in = {n for n, count in enumerate(row.by_step) if count}
+    unknown = row.assumed is not None or (row.kind == "device-to-host" and not row.values_known)
     return (
-        row.assumed is not None
+        unknown
         and row.part == "denoiser"
         and len(row.by_step) == steps
         and read_in.issuperset(short)

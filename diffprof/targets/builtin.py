@@ -103,6 +103,12 @@ class BuiltinInfo:
         """The class of diffusers."""
         return str(_described(self.name)["pipeline"])
 
+    @property
+    def components(self) -> Mapping[str, ComponentSpec | None]:
+        """Its parts by name; None: it has none of that name."""
+        components: Mapping[str, ComponentSpec | None] = _described(self.name)["components"]
+        return components
+
     def mentions(self, word: str) -> bool:
         """Whether its names, description, checkpoint or pipeline hold `word`, in any case and however its
         parts are joined."""

@@ -20,7 +20,7 @@ _NO_CUDA = re.compile(
 )
 _NO_FILE = re.compile(
     r"no file named|not a local folder|can't load|couldn't connect|cannot find|no such file|not found"
-    r"|locate the file|model files of the `variant"
+    r"|locate the file|model files of the `variant|set it to a valid url"
 )
 _LOADERS = ("from_pretrained", "load_checkpoint_in_model", "load_checkpoint_and_dispatch", "from_single_file")
 
@@ -82,6 +82,11 @@ def next_step(error: BaseException) -> str:
             return (
                 "Without weights too its configuration is needed: check the network and the name, or give a "
                 "local folder. `diffprof targets` lists the checkpoints whose configurations are built in."
+            )
+        if _loads(error, "from_single_file"):
+            return (
+                "A single file itself says how its model is built, so it has to be on this machine (`hf "
+                "download` fetches it). With --no-weights a model that from_pretrained loads needs none."
             )
         return (
             "Without the weights, scan it with --no-weights: models are then built from their "
@@ -145,6 +150,9 @@ def _asking(op: str) -> str:
 
 
 def _missing_weights(error: BaseException) -> bool:
-    loading = any(frame.name in _LOADERS for frame in traceback.extract_tb(error.__traceback__))
     told = isinstance(error, OSError) or _NO_FILE.search(str(error).lower()) is not None
-    return loading and told
+    return told and _loads(error, *_LOADERS)
+
+
+def _loads(error: BaseException, *names: str) -> bool:
+    return any(frame.name in names for frame in traceback.extract_tb(error.__traceback__))

@@ -25,6 +25,7 @@ from diffprof.targets.load_arguments import (
     Loading,
     everywhere,
 )
+from diffprof.targets.single_files import single_files_stand_in
 
 if TYPE_CHECKING:
     from diffprof.devices import Device
@@ -93,6 +94,7 @@ def models_built(options: Options, device: Device) -> Iterator[Building]:
             undo.enter_context(known.in_place())
             undo.enter_context(_pipelines_assembled(building, known))
             undo.enter_context(_dispatched_instead())
+            undo.enter_context(single_files_stand_in(building.unseen))
             undo.enter_context(loras_stand_in(building.unseen, empty=building.empty))
         yield building
 

@@ -45,6 +45,13 @@ def test_the_call_with_whole_steps_is_told() -> None:
     assert total_us(longer) > 4 * WHOLE_US
 
 
+def test_a_copy_to_the_cpu_may_decide_as_well() -> None:
+    """`.cpu().item()`, as TeaCache asks."""
+    row = read(kind="device-to-host", assumed=None, values_known=False)
+    assert short_steps(call(row, 0.1), 100.0) is not None
+    assert short_steps(call(replace(row, values_known=True), 0.1), 100.0) is None
+
+
 @pytest.mark.parametrize("share", [SHORT - 0.01, SHORT + 0.01])
 def test_steps_that_are_nearly_as_long_are_whole(share: float) -> None:
     assert (short_steps(call(read(), share), 100.0) is not None) == (share < SHORT)

@@ -27,6 +27,7 @@ Write = Callable[[str, str], Path]
 HEAD = """
 import accelerate
 import torch
+import diffusers
 from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -333,6 +334,41 @@ def test_missing_weights_name_the_way_out(built: Any, tmp_path: Path, tiny_check
         built(f"return Pipe(UNet2DConditionModel.from_pretrained({str(tmp_path)!r}))", weights=False)
     assert "--no-weights" not in error.value.hint
     assert "its configuration is needed" in error.value.hint
+    with pytest.raises(TargetError) as error:
+        built(f"return UNet2DConditionModel.from_single_file({str(bare / 'a.safetensors')!r})", weights=False)
+    assert "has to be on this machine" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("load", "stands_in"),
+    [
+        (
+            "diffusers.StableDiffusionXLPipeline.from_single_file('https://x.org/dreams.safetensors')",
+            "the built-in sdxl",
+        ),
+        (
+            "diffusers.FluxPipeline.from_single_file('flux.1-schnell-fp8.safetensors')",
+            "the built-in flux-schnell",
+        ),
+        (
+            "Pipe(diffusers.FluxTransformer2DModel.from_single_file('a/flux1-dev-Q2_K.gguf'))",
+            "transformer of the built-in",
+        ),
+    ],
+)
+def test_a_single_file_that_is_not_here_has_a_built_in_architecture(
+    built: Any, load: str, stands_in: str
+) -> None:
+    components, _, unseen, _ = built(f"return {load}", weights=False)
+    assert any(isinstance(part, torch.nn.Module) for part in components.values())
+    assert [row.kind for row in unseen if stands_in in row.what and row.site is not None] == ["left-out"]
+
+
+def test_a_single_file_has_the_architecture_of_its_config(built: Any, tiny_checkpoint: Path) -> None:
+    load = f"StableDiffusionPipeline.from_single_file('dreams.safetensors', config={str(tiny_checkpoint)!r})"
+    components, *_ = built(f"return {load}", weights=False)
+    held = json.loads((tiny_checkpoint / "unet" / "config.json").read_text())
+    assert list(components["unet"].config.block_out_channels) == held["block_out_channels"]
 
 
 def test_other_failures_do_not_name_it(built: Any) -> None:

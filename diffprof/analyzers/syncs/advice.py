@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from diffprof.model.recording import SyncRow
@@ -39,11 +40,7 @@ def value_read(row: SyncRow, *, in_scheduler: bool, in_search: bool) -> str:
     if in_search:
         return SEARCH
     if not row.values_known:
-        rarely = ", or look at it in fewer steps" if row.in_loop and row.per_step else ""
-        return (
-            f"K{LEAVE_TO_DEVICE[1:]}{rarely}: the host can't know this value before the device has"
-            " computed it."
-        )
+        return _computed(row)
     if in_scheduler and row.in_loop and (row.owner or "").endswith(".timesteps"):
         return KEEP_HOST_TIMESTEPS
     if in_scheduler and row.owner:
@@ -71,6 +68,14 @@ def value_read(row: SyncRow, *, in_scheduler: bool, in_search: bool) -> str:
     return (
         f"{what} follows from what the host has sent: compute it from the host's data {when}; or"
         f" {LEAVE_TO_DEVICE}."
+    )
+
+
+def _computed(row: SyncRow) -> str:
+    """For a value that the device computes."""
+    rarely = ", or look at it in fewer steps" if row.in_loop and row.per_step else ""
+    return (
+        f"K{LEAVE_TO_DEVICE[1:]}{rarely}: the host can't know this value before the device has computed it."
     )
 
 
@@ -111,6 +116,8 @@ def shape(row: SyncRow, *, in_search: bool) -> str:
 
 def to_host(row: SyncRow) -> str:
     """For copies to the CPU, but for that of the finished image."""
+    if row.in_loop and not row.values_known and row.shape is not None and math.prod(row.shape) == 1:
+        return _computed(row)
     if row.in_loop and not row.values_known and (row.dtype or "").startswith(_WHOLE_NUMBERS):
         return (
             "The host goes on with these numbers, as sizes or indexes, so they can't stay on the device: use"

@@ -182,6 +182,8 @@ def test_advice_names_the_part_of_the_model_and_the_form_to_write():
     assert "t.expand(n)" in advice("tensor-from-device-scalars", "x = torch.tensor([t] * n)")
     assert "scatter_add_" in advice("data-dependent-shape", "n = i.bincount()", op="aten::bincount")
     assert "once after it" in advice("device-to-host", "self.m[i] = x.cpu()", values_known=False)
+    decides = advice("device-to-host", "if d.cpu().item() > 1:", values_known=False, shape=())
+    assert decides.startswith("Keep the decision on the device")
     assert "solve_ex" in advice("library-check", "x = torch.linalg.solve(a, b)")
     kept = {"count": 1, "by_step": (1, 0, 0, 0), "first_step_only": True}
     assert "Later calls" in advice("host-to-device", "self.freqs = self.freqs.to(d)", "unet.rope", **kept)
