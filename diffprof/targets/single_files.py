@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from diffprof.model.callsite import asked_at
 from diffprof.model.pipeline import replaced
@@ -23,7 +23,15 @@ _OF_FILES = (
 _NAMED = "pretrained_model_link_or_path_or_dict"
 """A model's first argument; a pipeline's, `pretrained_model_link_or_path`, is given by its place."""
 
-Load = Callable[..., Any]
+Load = Callable[..., object]
+
+
+class _Loaded(Protocol):
+    """A class of models or pipelines."""
+
+    __name__: str
+
+    def from_pretrained(self, name: str, /, **kwargs: object) -> object: ...
 
 
 @contextmanager
@@ -40,9 +48,9 @@ def single_files_stand_in(unseen: list[Unseen]) -> Iterator[None]:
         yield
 
 
-def _or_stand_in(load: Load, unseen: list[Unseen]) -> Any:
+def _or_stand_in(load: Load, unseen: list[Unseen]) -> Load:
     @functools.wraps(load)
-    def from_single_file(cls: Any, *args: Any, **kwargs: Any) -> object:
+    def from_single_file(cls: _Loaded, *args: object, **kwargs: object) -> object:
         file = next(iter(args), kwargs.get(_NAMED, ""))
         config = kwargs.get("config")
         found = (str(config), {}, "its `config`") if config else _built_in(cls, str(file))
@@ -65,7 +73,7 @@ def _or_stand_in(load: Load, unseen: list[Unseen]) -> Any:
     return from_single_file
 
 
-def _built_in(cls: type, file: str) -> tuple[str, dict[str, str], str] | None:
+def _built_in(cls: _Loaded, file: str) -> tuple[str, dict[str, str], str] | None:
     """The checkpoint of a built-in architecture, the place in it, and what to call it: of pipelines of this
     class the one that the file is named after, else the first; of those with a part of this class only the
     one that it is named after, as parts of a class differ in more than weights."""
