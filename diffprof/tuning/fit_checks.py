@@ -77,12 +77,18 @@ class _WithValues(SimulatedDevice):
 
 
 def copied(pipe: Pipeline) -> Any:
-    """A copy of a pipeline; of tensors that modules keep of what they computed, as weight norm does, which
-    PyTorch does not copy, the values."""
+    """A copy of a pipeline, whose parameters are its own and have the same memory: code that moves, casts or
+    packs weights gives them other memory. Of tensors that modules keep of what they computed, as weight norm
+    does, which PyTorch does not copy, the values."""
     parts = [part for part in components(pipe).values() if isinstance(part, torch.nn.Module)]
     held = [each for part in parts for module in part.modules() for each in vars(module).values()]
     kept = [each for each in held if isinstance(each, torch.Tensor) and not each.is_leaf]
-    return copy.deepcopy(pipe, {id(each): each.detach().clone() for each in kept})
+    made = {id(each): each.detach().clone() for each in kept}
+    for part in parts:
+        for each in part.parameters():
+            if type(each) is torch.nn.Parameter:
+                made[id(each)] = torch.nn.Parameter(each.detach(), each.requires_grad)
+    return copy.deepcopy(pipe, made)
 
 
 def shallow(call: PipelineCall) -> PipelineCall:

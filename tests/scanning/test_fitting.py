@@ -333,6 +333,8 @@ def as_row(recipe: FitRecipe, code: str) -> FitRow:
 @pytest.mark.slow
 def test_code_is_checked_on_a_small_copy() -> None:
     checks, parts = checks_of("flux")
+    weights = [*checks.twin.pipe.transformer.parameters(), *checks.twin.pipe.text_encoder.parameters()]
+    before = [each.detach().clone() for each in weights]
     found = [checks.of(as_row(recipe, code_of(recipe, parts))) for recipe in KINDS]
     assert [each.status for each in found] == ["checked"] * 5
     assert [bool(each.bit_equal) for each in found] == [False, False, False, True, False]
@@ -344,6 +346,9 @@ def test_code_is_checked_on_a_small_copy() -> None:
             assert (check.status, check.why) == ("unchecked", "bitsandbytes is not installed")
         else:
             assert check.status == "checked"
+    assert all(map(torch.equal, weights, before))
+    again = copied(checks.twin.pipe).transformer.parameters()  # which takes no memory
+    assert all(mine.data_ptr() == its.data_ptr() for mine, its in zip(again, weights, strict=False))
 
 
 def test_code_that_compiles_is_checked_with_the_code_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
