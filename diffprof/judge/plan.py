@@ -125,7 +125,7 @@ def predicted_ms(
     compiled = _is_compiled(recording) or any(step.stage == Stage.COMPILE for step in picked)
     replayed, shares, changes = [], [], set()
     for step in picked:
-        change = _costed_change(step.fix, recording)
+        change = costed_change(step.fix, recording)
         if change is not None:
             changes.add(change)
             continue
@@ -197,14 +197,16 @@ def _cost_of_some(
     return gone, share * min(now, then) + free * max(0.0, then - now)
 
 
-def at_card_steps_ms(recording: Recording, fixes: Iterable[str], ms: float) -> float | None:
-    """What a call that takes `ms` with these fixes takes at the model card's steps, where fewer were made:
-    the changes of the setup as they were costed there; what else is saved is saved in every step. None where
-    no step repeats one before."""
+def at_card_steps_ms(
+    recording: Recording, changes: Iterable[Change], ms: float, *, once_ms: float = 0.0
+) -> float | None:
+    """What a call that takes `ms` with these changes of the setup takes at the model card's steps, where
+    fewer were made: the changes as they were costed there; what else is saved is saved in every step, but
+    for `once_ms` of it. None where no step repeats one before."""
     target, card, now = recording.target, card_call_ms(recording), call_ms(recording)
     if card is None or now is None or not target.steps or target.card_steps is None:
         return None
-    changes = {change for fix in fixes if (change := _costed_change(fix, recording)) is not None}
+    changes = set(changes)
     if not _is_compiled(recording) and not changes & {Change.COMPILED, Change.COMPILED_BLOCKS}:
         changes -= BUILT_ON.keys()
     if changes:
@@ -212,10 +214,10 @@ def at_card_steps_ms(recording: Recording, fixes: Iterable[str], ms: float) -> f
         if made is None or made.card_ms is None:
             return None
         card, now = made.card_ms, made.ms
-    return max(0.0, card - (now - ms) * target.card_steps / target.steps)
+    return max(0.0, card - once_ms - (now - ms - once_ms) * target.card_steps / target.steps)
 
 
-def _costed_change(fix: str, recording: Recording) -> Change | None:
+def costed_change(fix: str, recording: Recording) -> Change | None:
     """The change of the setup that a fix makes, where the call was costed with it."""
     recipe = recipes().get(fix)
     change = recipe.change if recipe is not None else None
@@ -295,7 +297,7 @@ def _step(
         code=code.shown if isinstance(code, Code) else "",
         why=fix.why,
     )
-    alike = _costed_change(fix.key, report.recording) in (None, own[0].evidence.change)
+    alike = costed_change(fix.key, report.recording) in (None, own[0].evidence.change)
     if before is not None and alike and len(own) == 1 and own[0].saves_ms and not own[0].compiled_ms:
         return _coded(replace(step, saves_ms=own[0].saves_ms, alone=True, grade=grade_of(own)), code)
     alone = predicted_ms(report, [step], [fix.key], before=before)

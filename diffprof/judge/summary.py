@@ -8,13 +8,21 @@ from msgspec.structs import replace
 
 from diffprof.judge.figures import call_ms, card_call_ms
 from diffprof.judge.fitting import halving_makes_room, shortfall
-from diffprof.judge.plan import Choice, at_card_steps_ms, grade_of, predicted_ms, priced_steps, selected
+from diffprof.judge.plan import (
+    Choice,
+    at_card_steps_ms,
+    costed_change,
+    grade_of,
+    predicted_ms,
+    priced_steps,
+    selected,
+)
 from diffprof.judge.recipes import recipes
 from diffprof.judge.setup_costs import after_their_base, uncovered_ms
 from diffprof.judge.short_steps import short_steps
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.fix import PlanStep, Safety
-from diffprof.model.recording import Change, MemoryUse, Recording, Site
+from diffprof.model.recording import Change, MemoryUse, Site
 from diffprof.model.report import Report
 from diffprof.model.summary import Action, Answer, Rest
 from diffprof.model.units import plural
@@ -103,9 +111,9 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
         call_ms=now,
         card_ms=card_call_ms(report.recording),
         kept_ms=kept,
-        card_kept_ms=_at_card(report.recording, safe, named, kept),
+        card_kept_ms=_at_card(report, safe, named, kept),
         lossy_ms=changed,
-        card_lossy_ms=_at_card(report.recording, lossy, named, changed),
+        card_lossy_ms=_at_card(report, lossy, named, changed),
         short_steps=short_steps(report.recording, now),
         margin=timing.margin if timing else None,
         grade=grade or (timing.grade if timing else None),
@@ -119,11 +127,22 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
 
 
 def _at_card(
-    recording: Recording, steps: Sequence[PlanStep], named: Sequence[Action], ms: float | None
+    report: Report, steps: Sequence[PlanStep], named: Sequence[Action], ms: float | None
 ) -> float | None:
-    """A call with those of the steps that are named, at the model card's steps. ms: as it was recorded."""
-    taken = {action.fix for action in named if action.saves_ms}
-    return None if ms is None else at_card_steps_ms(recording, [s.fix for s in steps if s.fix in taken], ms)
+    """A call with those of the steps that are named, and what is done by hand, at the model card's steps.
+    ms: as it was recorded."""
+    fixes = {step.fix for step in steps}
+    changes, once_ms = set(), 0.0
+    for action in named:
+        if not action.saves_ms or not (action.fix is None or action.fix in fixes):
+            continue
+        own = [report.findings[n] for n in action.findings]
+        change = costed_change(action.fix, report.recording) if action.fix else own[0].evidence.change
+        if change is not None:
+            changes.add(change)
+        elif all(finding.phase is not None and not finding.in_loop for finding in own):
+            once_ms += action.saves_ms
+    return None if ms is None else at_card_steps_ms(report.recording, changes, ms, once_ms=once_ms)
 
 
 def _after(before: float | None, actions: Sequence[Action]) -> float | None:

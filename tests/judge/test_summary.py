@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -79,6 +80,28 @@ def test_what_compiling_uncovers_is_a_wait_s_saving_and_no_other_s(uncovering: R
     )
     assert keeping[-1].after_ms == pytest.approx(uncovering.verdict.call_ms - 123, abs=1)
     assert "20 ms once it is compiled" in verdict(uncovering).why
+
+
+@pytest.mark.parametrize(
+    ("where", "times"),
+    [
+        ({"phase": "decode", "in_loop": False}, 1),
+        ({"phase": "denoise"}, 2),
+        ({"phase": None, "in_loop": False}, 2),
+    ],
+)
+def test_at_the_model_cards_steps_only_what_a_step_saves_is_saved_more_often(
+    uncovering: Report, where: dict[str, Any], times: int
+) -> None:
+    """Decoding's 2.3 s were saved with each of 50 steps: an image of 44 s was told to take 0.09 s."""
+    target = uncovering.recording.target
+    assert target.steps is not None
+    twice = replace(uncovering.recording, target=replace(target, card_steps=2 * target.steps))
+    found = make_finding("SET002", site=None, saves_ms=50.0, evidence=Evidence(), **where)
+    answer = summarized(replace(uncovering, recording=twice, findings=(found,))).verdict
+    assert answer is not None
+    assert answer.card_ms is not None
+    assert answer.card_kept_ms == pytest.approx(answer.card_ms - 50.0 * times)
 
 
 def test_what_a_fix_would_resolve_that_gives_way_to_another_is_not_done_by_hand_beside_it(

@@ -216,14 +216,20 @@ def test_the_model_cards_call_is_that_of_a_scan_at_its_steps() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "scheduler",
-    ["EulerDiscreteScheduler", pytest.param("UniPCMultistepScheduler", marks=pytest.mark.nightly)],
+    ("device", "more"),
+    [
+        ("sim:a100-80gb", {}),
+        ("sim:t4", {"dtype": "float16"}),
+        pytest.param("sim:a100-80gb", {"scheduler": "UniPCMultistepScheduler"}, marks=pytest.mark.nightly),
+    ],
 )
-def test_so_are_those_with_the_fixes(scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_are_those_with_the_fixes(
+    device: str, more: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each change is costed with a step as often as is lacking, where two are alike, or nearly."""
-    many = scan("tiny-sdxl", device="sim:a100-80gb", scheduler=scheduler, steps=12).verdict
+    many = scan("tiny-sdxl", device=device, steps=12, **more).verdict
     monkeypatch.setattr("diffprof.targets.checkpoint._card_steps", lambda *_: 12)
-    few = scan("tiny-sdxl", device="sim:a100-80gb", scheduler=scheduler, steps=4)
+    few = scan("tiny-sdxl", device=device, steps=4, **more)
     assert len(few.actions) > 1
     told = few.verdict.card_ms, few.verdict.card_kept_ms
     assert told == pytest.approx((many.call_ms, many.kept_ms), rel=0.06)
