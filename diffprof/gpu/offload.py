@@ -103,7 +103,10 @@ class ModelWeights:
     by_name: bool = False
     """Whether one of `linears` is given its input by its name."""
     wide: frozenset[str] = frozenset()
-    """Those of `linears` that the model keeps in float32: its code asks for the type of their weights."""
+    """Those of `linears` for the type of whose weights code asks: that the model keeps in float32, and
+    `asked`."""
+    asked: tuple[str, ...] = ()
+    """Others than those in float32, by their path in the model."""
     float16: bool = False
     """Whether weights of `linears` are in float16."""
 

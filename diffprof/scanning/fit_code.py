@@ -82,11 +82,12 @@ def _quantize(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]
         scheme = recipe.scheme(part)
         if scheme is None or not recipe.quantizes(part):
             continue
-        if part.left:
-            yield "# Other modules compute with their weights."
-            yield f"left = {json.dumps(part.left)}"
+        left = part.left + (part.asked if scheme is Quantized.NF4_WEIGHTS else ())
+        if left:
+            yield "# Other modules compute with their weights, or ask for their type."
+            yield f"left = {json.dumps(left)}"
         if scheme is Quantized.NF4_WEIGHTS:
-            yield f"_in_four_bits(pipe.{part.name}{', left' if part.left else ''})"
+            yield f"_in_four_bits(pipe.{part.name}{', left' if left else ''})"
             continue
         # Otherwise it rewrites Inductor's global configuration.
         config = f"{_TORCHAO[scheme]}(set_inductor_config=False)"

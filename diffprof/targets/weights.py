@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 from collections.abc import Collection, Iterable, Iterator
 
 import torch
@@ -55,6 +58,7 @@ def _part(
     linears = {path: weight for path, weight in linears.items() if path not in left}
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     wide = frozenset(path for path in linears if not kept.isdisjoint(path.split(".")[1:]))
+    asked = tuple(path for path in _asked_for_their_type(model) if f"{name}.{path}" in linears.keys() - wide)
     called = name in calls.outermost
     bypassed = not called and any(path.startswith(f"{name}.") for path in calls.outermost)
     groups = tuple(_leaves(name, model)), tuple(_blocks(name, model))
@@ -73,9 +77,27 @@ def _part(
         tuple(path.removeprefix(f"{name}.") for path in left),
         len({calls.times[group.path] for group in groups[0] if calls.times[group.path]}) <= 1,
         any(path in calls.by_name for path in linears),
-        wide,
+        wide.union(f"{name}.{path}" for path in asked),
+        asked,
         any(model.get_submodule(p.removeprefix(f"{name}.")).weight.dtype == torch.float16 for p in linears),
     )
+
+
+def _asked_for_their_type(model: torch.nn.Module) -> Iterator[str]:
+    """Layers to the type of whose weights a module brings their input, as IP-Adapter's projection does."""
+    for path, module in model.named_modules():
+        for name in _types_asked_for(type(module)):
+            yield f"{path}.{name}" if path else name
+
+
+@functools.cache
+def _types_asked_for(cls: type[torch.nn.Module]) -> tuple[str, ...]:
+    """Names of layers, `self.layer.weight.dtype` in the source of the class."""
+    try:
+        source = inspect.getsource(cls.forward)
+    except (OSError, TypeError):
+        return ()
+    return tuple(dict.fromkeys(re.findall(r"\bself\.(\w+)\.weight\.dtype\b", source)))
 
 
 def _computes_weights_ahead(module: torch.nn.Module) -> bool:

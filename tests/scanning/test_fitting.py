@@ -434,6 +434,37 @@ def test_packed_layers_take_their_input_by_the_name_that_it_has_in_pytorch() -> 
             assert checks.of(found).status == "checked"
 
 
+def test_layers_for_the_type_of_whose_weights_a_module_asks_are_not_packed() -> None:
+    """IP-Adapter's projection brings the picture to the type of its weights, which in four bits is that of
+    bytes."""
+    checks, _ = checks_of("flux")
+    net = checks.twin.pipe.transformer
+    net.x_embedder = OfItsType(net.x_embedder)
+    (part,) = [part for part in parts_of(checks.twin.pipe) if part.role == "denoiser"]
+    assert part.asked == ("x_embedder.layer",)
+    four, eight = (FitRecipe(None, q, Placement.DEVICE, Decoding.WHOLE, False) for q in (NF4, INT8))
+    assert "transformer.x_embedder.layer" in set(eight.packing(part).linears) - set(
+        four.packing(part).linears
+    )
+    assert "left = " not in code_of(eight, (part,))
+    code = code_of(four, (part,))
+    assert 'left = ["x_embedder.layer"]' in code
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        checks = Checks(checks.twin, "rtx4090")
+        assert checks.of(as_row(four, code)).status == "checked"
+        packed = checks.of(as_row(four, code.replace("x_embedder.layer", "no_such")))
+        assert packed.status != "checked"
+
+
+class OfItsType(torch.nn.Module):
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer: Any = layer
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layer(x.to(self.layer.weight.dtype))
+
+
 def test_int8_is_not_offered_where_its_products_leave_float16() -> None:
     """torchao rounds them to the input's type before it scales: here 9.6 comes out, and 12,700 times as
     much before."""
