@@ -56,6 +56,11 @@ def default_names() -> tuple[str, ...]:
     return tuple(each.name for each in analyzers() if each.default)
 
 
+def watched_names() -> tuple[str, ...]:
+    """What a scan looks at in the one call that it watches, without a run of its own."""
+    return tuple(each.name for each in analyzers() if each.watched)
+
+
 def find_analyzer(name: str) -> Analyzer:
     """The analyzer of a name.
 

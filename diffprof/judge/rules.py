@@ -165,7 +165,7 @@ def _why_missing(recording: Recording, missing: list[str], analyzer: Analyzer) -
             return f"{names} not in this trace"
         return "a trace does not tell: scan the pipeline itself"
     if recording.device.kind == "cpu" and "timeline" in missing:
-        return f"a CPU has no second lane beside it ({names} not recorded): scan on cuda or sim:a100-80gb"
+        return f"a CPU has no device beside it ({names} not recorded): scan on cuda or sim:a100-80gb"
     if not (analyzer.default or analyzer.always):
         return f"{names} not recorded (add --analyzers {analyzer.name})"
     return f"{names} not recorded"

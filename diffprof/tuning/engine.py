@@ -17,6 +17,7 @@ from diffprof.judge.judging import make_report
 from diffprof.judge.plan import Choice, make_plan
 from diffprof.judge.reasons import python_said, said
 from diffprof.judge.recipes import recipes
+from diffprof.judge.registry import watched_names
 from diffprof.model.collection import collection
 from diffprof.model.errors import DiffprofError, UsageError, carrying
 from diffprof.model.finding import Finding
@@ -335,7 +336,7 @@ class Tuning:
         step, code = new.step, new.code
         looked = self.now
         before_findings = [self.report.findings[n] for n in step.findings]
-        wanted = analyzers_of(step.rules) or ("syncs", "kernels")
+        wanted = analyzers_of(step.rules) or watched_names()
         self.trial.expect(wanted, self._changes())
         after = self.trial.measured()
         if too_close(self.before, after):
@@ -427,7 +428,7 @@ class Tuning:
     def _after(self) -> Report:
         """The scan of what was kept, with the analyzers that the report has."""
         self.progress.part("kept", "scan of what was kept")
-        wanted = self.report.recording.analyzers or ("syncs", "kernels")
+        wanted = self.report.recording.analyzers or watched_names()
         self.trial.expect(wanted, None)
         seen = self.trial.look(wanted)
         fixed = tuple(kept.step.fix for kept in self.kept)

@@ -20,6 +20,7 @@ from diffprof.devices.simulated import Tf32Products, multiplying, place
 from diffprof.gpu.mode import Mode, current_mode
 from diffprof.gpu.operands import dtype_name
 from diffprof.judge.acceptance import Measured
+from diffprof.judge.registry import watched_names
 from diffprof.model.fix import Code, Difference, Simulated
 from diffprof.model.pipeline import Pipeline, components, with_role
 from diffprof.model.progress import Progress
@@ -390,7 +391,7 @@ class SimulatedTrial(Trial):
     def look(self, analyzers: Sequence[str], settings: Mapping[str, object] | None = None) -> Recording:
         """On a simulated GPU all comes of one call, which is kept until something changes."""
         if self._looked is None:
-            wanted = dict.fromkeys(("syncs", "kernels", *analyzers))
+            wanted = dict.fromkeys((*watched_names(), *analyzers))
             session = self._session(tuple(wanted), settings or {})
             session.alone, session.changes = True, self._changes
             with session.keeping_what_was_recorded():
