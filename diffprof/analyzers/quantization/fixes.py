@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import msgspec
+
 from diffprof.analyzers.quantization.published import published_list
 from diffprof.analyzers.quantization.schemes import SCHEMES
 from diffprof.analyzers.quantization.source import (
@@ -17,11 +19,12 @@ from diffprof.analyzers.quantization.source import (
     pattern_of,
     table_source,
 )
+from diffprof.judge.half_types import is_float16_only, leaves_float16
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Simulated, Skipped, Stage
 from diffprof.model.pipeline import Pipeline
 from diffprof.model.recording import Change, Projection, Recording, Selection
-from diffprof.model.recording.source_text import dotted
+from diffprof.model.recording.source_text import dotted, quoted
 
 INT8 = "int8-dynamic"
 """The scheme that is taken where no choice was made by timing."""
@@ -31,12 +34,28 @@ WORTH = 0.97
 
 _LINEARS = LINEARS_BODY.replace("def linears(", "def _linears(")
 _CONVOLUTIONS = CONVOLUTIONS_BODY.replace("def convolutions(", "def _convolutions(")
+_LEAVE_FLOAT16 = "pipe.to(torch.bfloat16)  # INT8's products leave float16's range before they are scaled"
 _SWAP = "from torchao.quantization import swap_conv2d_1x1_to_linear"
 
 
 def quantize_linears(recording: Recording, findings: Sequence[Finding]) -> Code | Skipped:
     """The linears of the run's own choice; without one, those that gain by the simulated costs; without
-    those, the published list's."""
+    those, the published list's. A pipeline in float16 is put into bfloat16 first."""
+    if is_float16_only(recording):
+        return Skipped(
+            "torchao rounds products of INT8 to float16 before it scales them, and they leave its range; "
+            "neither this device nor the pipeline's code takes bfloat16"
+        )
+    code = _quantized(recording)
+    if isinstance(code, Skipped) or not leaves_float16(recording):
+        return code
+    given = [name for name, dtype in recording.target.dtypes.items() if dtype == "float16"]
+    lines = [f"kwargs[{quoted(name)}] = kwargs[{quoted(name)}].to(torch.bfloat16)" for name in given]
+    optimize = f"{_LEAVE_FLOAT16}\n{code.optimize}"
+    return msgspec.structs.replace(code, optimize=optimize, call="\n".join(lines))
+
+
+def _quantized(recording: Recording) -> Code | Skipped:
     if recording.quantization is not None:
         selections = recording.quantization.selections
         return (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from diffprof.judge.half_types import is_float16_only
 from diffprof.judge.rules import rule
 from diffprof.model.finding import Finding, Severity
 from diffprof.model.recording import Grade, LinearRow, Quantization, Recording, SchemeTiming
@@ -78,7 +79,8 @@ def unquantized_linear(recording: Recording) -> Iterator[Finding]:
 
     What it does:
     Reports each (rows, in, out) whose layers the choice quantizes: a scheme was timed (or predicted) to be
-    faster by more than the spread, activation quantization included, and keeps the accuracy floor.
+    faster by more than the spread, activation quantization included, and keeps the accuracy floor. Not where
+    the pipeline can only be in float16, whose range INT8's products leave before torchao scales them.
 
     Why it is slow:
     Large matrix products in 16 or 32 bits leave the integer or float8 units of the device unused, and read
@@ -96,7 +98,7 @@ def unquantized_linear(recording: Recording) -> Iterator[Finding]:
     """
     quantization = recording.quantization
     assert quantization is not None
-    for row in recording.linears or ():
+    for row in () if is_float16_only(recording) else recording.linears or ():
         if not row.worth_it:
             continue
         noise = f", noise ratio {min(row.sqnr_db.values()):.0f} dB" if row.sqnr_db else ""

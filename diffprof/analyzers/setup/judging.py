@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from diffprof.judge.setup_costs import best_share
 from diffprof.model.finding import Evidence, Finding, Severity
-from diffprof.model.recording import Recording, Setup, SetupPart, SyncRow
+from diffprof.model.recording import Recording, Setup, SetupPart
 
 WORTH = 0.001
 """Share of the call that a change has to save to be worth a finding, where that is known."""
@@ -19,22 +18,6 @@ AMPLE = 0.8
 
 HEAVY = ("denoiser", "vae")
 """Roles of the models that take the time."""
-
-AS_IT_IS = re.compile(r"\.numpy\(")
-CAST = re.compile(r"\.(?:float|half|double)\(|\.(?:to|type|type_as)\((?![\"']c)|dtype=")
-"""On a line: a tensor becomes an array of NumPy, and takes a type of its own before."""
-
-
-def as_numpy(recording: Recording) -> SyncRow | None:
-    """Where what the models compute is copied to the host and made an array in its own type: NumPy has no
-    bfloat16, and `.numpy()` raises on it. None where the recording shows no such line."""
-    for row in recording.syncs or ():
-        line = dict(row.site.excerpt).get(row.site.line, "")
-        if row.kind != "device-to-host" or row.dtype not in ("float32", "float16"):
-            continue
-        if AS_IT_IS.search(line) and not CAST.search(line) and row.part != "scheduler":
-            return row
-    return None
 
 
 def setup_of(recording: Recording) -> Setup:
@@ -86,11 +69,6 @@ def is_worth(recording: Recording, rests_on: Evidence) -> bool:
 def named(parts: list[SetupPart]) -> str:
     """Their names, for a sentence."""
     return ", ".join(part.name for part in parts)
-
-
-def mainly(part: SetupPart) -> str | None:
-    """The type of most of its weights."""
-    return max(part.dtypes, key=lambda dtype: part.dtypes[dtype], default=None)
 
 
 def heavy(setup: Setup, wanted: Callable[[SetupPart], object] = bool) -> list[SetupPart]:

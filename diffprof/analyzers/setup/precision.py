@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from diffprof.analyzers.setup.judging import as_numpy
+from diffprof.judge.half_types import as_numpy
 from diffprof.model.finding import Finding
 from diffprof.model.fix import Code, Fix, Recipe, Safety, Skipped, Stage
 from diffprof.model.pipeline import Pipeline

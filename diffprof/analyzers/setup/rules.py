@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffprof.analyzers.setup import alternatives, compile_rules, memory_rules
-from diffprof.analyzers.setup.judging import HEAVY, as_numpy, is_worth, judged, mainly, named, setup_of
+from diffprof.analyzers.setup.judging import HEAVY, is_worth, judged, named, setup_of
 from diffprof.judge.fitting import gib
+from diffprof.judge.half_types import as_numpy, half_types, mainly
 from diffprof.judge.rules import rule
 from diffprof.judge.setup_costs import evidence
 from diffprof.model.finding import Evidence, Finding, Severity
@@ -20,23 +21,6 @@ __all__ = ["alternatives", "compile_rules", "memory_rules"]
 
 
 # --- precision -------------------------------------------------------------------------------------------
-
-
-def half_types(recording: Recording) -> tuple[str, ...]:
-    """Half-precision types that the device computes fast and the pipeline can run in, the safer one first."""
-    fast = _fast_types(recording)
-    return tuple(name for name in fast if name != "bfloat16") if as_numpy(recording) else fast
-
-
-def _fast_types(recording: Recording) -> tuple[str, ...]:
-    device = recording.device
-    peaks = device.details.get("peak_tflops") or {}
-    capability = str(device.details.get("capability", ""))
-    if peaks:
-        return tuple(name for short, name in (("bf16", "bfloat16"), ("fp16", "float16")) if short in peaks)
-    if device.kind == "cuda" and capability[:1].isdigit() and int(capability.split(".")[0]) < 8:
-        return ("float16",)
-    return ("bfloat16",) if device.kind == "cpu" else ("bfloat16", "float16")
 
 
 @rule("SET001", "full-precision", needs=("setup",))

@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 
 from diffprof.analyzers.quantization.fixes import modelled, quantize_linears
-from diffprof.model.fix import Code
+from diffprof.model.fix import Code, Skipped
 from diffprof.model.recording import Grade, KernelRow, KindCosts, Projection, Recording, Setup, SetupPart
 from tests.builders import make_recording
 
@@ -85,6 +85,25 @@ def test_convolutions_that_gain_are_swapped_and_quantized() -> None:
     exec("\n".join([*code.imports, code.definitions, code.optimize]), names)
     assert quantized(pipe) == {"blocks.0.shortcut.mod", "blocks.1.shortcut.mod"}
     assert modelled(recording, ()).int8 == ("unet.blocks.0.shortcut", "unet.blocks.1.shortcut")
+
+
+@pytest.mark.parametrize("capability", ["8.0", "7.5"])
+def test_int8_leaves_float16_whose_range_its_products_leave(capability: str) -> None:
+    """torchao rounds them to float16 before it scales them. Turing has no bfloat16 to go to."""
+    recording = recorded(projection("blocks.*.proj", (32, 64)))
+    assert recording.setup is not None
+    part = replace(recording.setup.parts[0], dtypes={"float16": 10})
+    device = replace(recording.device, kind="cuda", details={"capability": capability})
+    target = replace(recording.target, dtypes={"prompt_embeds": "float16", "mask": "bool"})
+    setup = replace(recording.setup, parts=(part,))
+    code = quantize_linears(replace(recording, setup=setup, device=device, target=target), ())
+    if capability == "7.5":
+        assert isinstance(code, Skipped)
+        assert "neither this device" in code.why
+        return
+    assert isinstance(code, Code)
+    assert code.optimize.startswith("pipe.to(torch.bfloat16)")
+    assert code.call == 'kwargs["prompt_embeds"] = kwargs["prompt_embeds"].to(torch.bfloat16)'
 
 
 def test_layers_inside_an_adapter_s_wrapper_are_told_by_both_names() -> None:

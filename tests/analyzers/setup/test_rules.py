@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from diffprof.analyzers.setup.rules import half_types
 from diffprof.judge.figures import call_ms
 from diffprof.judge.fitting import needed_on_device
+from diffprof.judge.half_types import half_types
 from diffprof.judge.judging import make_report
 from diffprof.judge.recipes import find_recipe
 from diffprof.model.finding import Finding
@@ -88,6 +88,15 @@ def test_a_vae_that_overflows_may_stay_in_float32_beside_float16() -> None:
 )
 def test_half_types_are_those_that_the_device_is_fast_in(device: DeviceInfo, types: tuple[str, ...]) -> None:
     assert half_types(recorded(device=device)) == types
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "count"), [("7.5", "float16", 0), ("7.5", "float32", 1), ("8.0", "float16", 1)]
+)
+def test_int8_is_not_advised_where_only_float16_is_fast(capability: str, dtype: str, count: int) -> None:
+    device = replace(CUDA, details={"capability": capability})
+    run = recorded(denoiser(dtypes={dtype: GB}, quantized=0), device=device)
+    assert len(found(run, "SET014")) == count
 
 
 def read_at_the_end(line: str, dtype: str = "float32") -> Any:
