@@ -14,6 +14,10 @@ _TORCHAO = {
     Quantized.INT8_WEIGHTS: "Int8WeightOnlyConfig",
 }
 
+_LEAST = {Quantized.FP8: "activation_value_lb=1e-4, "}
+"""Zeros have a scale of zero else, and become 0/0: HunyuanVideo 1.5 has them in the place of a picture. A
+scale is this by 448 at least, which is not zero in float16."""
+
 _BY_NAME = '''\
 class _Linear4bit(bnb.nn.Linear4bit):
     """This model gives linears their input by the name that it has in PyTorch."""
@@ -90,7 +94,7 @@ def _quantize(recipe: FitRecipe, parts: Sequence[ModelWeights]) -> Iterator[str]
             yield f"_in_four_bits(pipe.{part.name}{', left' if left else ''})"
             continue
         # Otherwise it rewrites Inductor's global configuration.
-        config = f"{_TORCHAO[scheme]}(set_inductor_config=False)"
+        config = f"{_TORCHAO[scheme]}({_LEAST.get(scheme, '')}set_inductor_config=False)"
         if part.left:
             yield "others = lambda layer, path: isinstance(layer, torch.nn.Linear) and path not in left"
         yield f"quantize_(pipe.{part.name}, {config}{', others' if part.left else ''})"
