@@ -239,7 +239,8 @@ def _shortly_before_the_end(run: Replay, span: PhaseSpan) -> float:
 
 
 def _memory(timeline: Timeline, run: Replay, memory: MemoryUse) -> Iterator[Event]:
-    """Live bytes at the end of each step, and the peak of each phase at its end."""
+    """Live bytes at the end of each step, the call's peak in the middle of the step that it is in, and the
+    peak of each other phase at its end."""
     points: dict[float, int] = {}
     last_of: dict[int, PhaseSpan] = {}
     for span in timeline.phases:
@@ -247,6 +248,9 @@ def _memory(timeline: Timeline, run: Replay, memory: MemoryUse) -> Iterator[Even
             last_of[span.step] = span
     for span, live in zip(last_of.values(), memory.by_step, strict=False):
         points[_shortly_before_the_end(run, span)] = live
+        if span.step == memory.peak_step and memory.peak_bytes is not None:
+            first = min(each.first for each in timeline.phases if each.step == span.step)
+            points[sum(_window(run, first, span.last)) / 2] = memory.peak_bytes
     for span in timeline.phases:
         if span.step is None and span.last > span.first and span.name in memory.by_phase:
             points[_shortly_before_the_end(run, span)] = memory.by_phase[span.name]

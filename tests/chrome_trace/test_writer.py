@@ -117,7 +117,9 @@ def test_what_is_written_reads_back(tmp_path: Path, name: str) -> None:
         device_name="NVIDIA A100",
         properties={"totalGlobalMem": 80 << 30},
         metadata={"target": "sdxl"},
-        memory=MemoryUse(grade=Grade.SIMULATED, by_step=(10, 20, 30, 40), weights_bytes=5),
+        memory=MemoryUse(
+            grade=Grade.SIMULATED, by_step=(10, 20, 30, 40), weights_bytes=5, peak_bytes=70, peak_step=1
+        ),
     )
     recording = record_trace(path)
     assert recording.device.grade is Grade.SIMULATED
@@ -139,6 +141,7 @@ def test_what_is_written_reads_back(tmp_path: Path, name: str) -> None:
     }
     assert recording.memory is not None
     assert recording.memory.by_step == (10, 20, 30, 40)
+    assert recording.memory.peak_bytes == 70
     assert recording.timeline is not None
     again = replay(recording.timeline)
     assert again.total_us == pytest.approx(run.total_us, rel=0.005)
