@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 
@@ -86,15 +86,15 @@ def _part(
 def _asked_for_their_type(model: torch.nn.Module) -> Iterator[str]:
     """Layers to the type of whose weights a module brings their input, as IP-Adapter's projection does."""
     for path, module in model.named_modules():
-        for name in _types_asked_for(type(module)):
+        for name in _types_asked_for(type(module).forward):
             yield f"{path}.{name}" if path else name
 
 
 @functools.cache
-def _types_asked_for(cls: type[torch.nn.Module]) -> tuple[str, ...]:
-    """Names of layers, `self.layer.weight.dtype` in the source of the class."""
+def _types_asked_for(forward: Callable[..., object]) -> tuple[str, ...]:
+    """Names of layers, `self.layer.weight.dtype` in the source of a module's method."""
     try:
-        source = inspect.getsource(cls.forward)
+        source = inspect.getsource(forward)
     except (OSError, TypeError):
         return ()
     return tuple(dict.fromkeys(re.findall(r"\bself\.(\w+)\.weight\.dtype\b", source)))
