@@ -35,6 +35,7 @@ NOTE = "Simulated: the range follows from where kernel times come from (`diffpro
 COMPILED = "Compiled: the denoiser and the VAE, by max-autotune, with CUDA graphs."
 COMPILED_SPLIT = "Compiled: the denoiser, without CUDA graphs."
 """On several GPUs collectives stand between what is compiled."""
+OVERFLOWS = "INT8 in float16 is a speed alone: its products leave float16's range before torchao scales them."
 
 
 def render_predictions(
@@ -54,6 +55,8 @@ def render_predictions(
     notes = [f"{shared[:1].upper()}{shared[1:]}."] if said else []
     if any(row.mode != "eager" for row in rows):
         notes.append(COMPILED_SPLIT if any(row.gpus > 1 for row in rows) else COMPILED)
+    if any(row.mode == "int8" and row.dtype == "float16" for row in rows):
+        notes.append(OVERFLOWS)
     note = " ".join((*notes, NOTE))
     return render_list(columns, shown, form, width=width, colour=colour, note=note)
 

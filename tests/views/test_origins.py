@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 
 from diffprof.model.prediction import Prediction
@@ -37,3 +38,13 @@ def test_predictions_say_it_in_a_column() -> None:
     assert "0.0438 of 24" in small, "memory is never nothing"
     assert "60% measured, 40% modelled" in text
     assert "± 10 %" in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "said"),
+    [("int8", "float16", True), ("int8", "bfloat16", False), ("fp8", "float16", False)],
+)
+def test_predictions_say_what_float16_cannot_hold(mode: str, dtype: str, said: bool) -> None:
+    row = Prediction(device="t4", gpu="T4", mode=mode, batch=1, steps=4, dtype=dtype, seconds=2.0)
+    text = " ".join(render_predictions([row], "text", width=120).split())
+    assert ("INT8 in float16 is a speed alone" in text) is said
