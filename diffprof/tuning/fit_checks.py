@@ -101,6 +101,16 @@ def shallow(call: PipelineCall) -> PipelineCall:
     return lesser
 
 
+def draw_zeros(pipe: Pipeline) -> None:
+    """Give values to weights with whose zeros a layer begins its training, as Kandinsky's modulation: real
+    ones have none, float8 has no scale for them, and what is before them counts for nothing."""
+    drawn = torch.Generator().manual_seed(0)
+    for part in components(pipe).values():
+        for each in part.parameters() if isinstance(part, torch.nn.Module) else ():
+            if each.ndim > 1 and each.is_floating_point() and not each.any():
+                torch.nn.init.normal_(each, std=0.02, generator=drawn)
+
+
 SIDES = ("_size", "_height", "_width")
 """How names of what is measured along the side of a picture end."""
 
@@ -140,6 +150,7 @@ class Checks:
         self.device = _WithValues(gpu)
         with self.device.active():
             self.twin = shallow(twin)
+        draw_zeros(self.twin.pipe)
         tile_small(self.twin)
         self._known: dict[str, FitCheck] = {}
         self._outputs: dict[str, Output] = {}
