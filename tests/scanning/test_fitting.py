@@ -351,6 +351,7 @@ def test_code_is_checked_on_a_small_copy() -> None:
     assert all(mine.data_ptr() == its.data_ptr() for mine, its in zip(again, weights, strict=False))
 
 
+@pytest.mark.slow
 def test_code_that_compiles_is_checked_with_the_code_that_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled parts run eagerly: one call for both, and both are executed."""
     checks, parts = checks_of("flux")
@@ -367,6 +368,7 @@ def no_call(call: Any) -> None:
     raise AssertionError(f"a call of {call.pipe}")
 
 
+@pytest.mark.slow
 def test_zeros_stay_numbers_in_float8() -> None:
     """Their largest value makes the scale; HunyuanVideo 1.5 has zeros in the place of a picture."""
     checks, parts = checks_of("flux")
@@ -448,6 +450,7 @@ def test_packed_layers_take_their_input_by_the_name_that_it_has_in_pytorch() -> 
             assert checks.of(found).status == "checked"
 
 
+@pytest.mark.slow
 def test_layers_for_the_type_of_whose_weights_a_module_asks_are_not_packed() -> None:
     """IP-Adapter's projection brings the picture to the type of its weights, which in four bits is that of
     bytes."""
@@ -549,6 +552,7 @@ def test_a_small_copy_that_gives_no_numbers_tells_nothing() -> None:
     assert (found.status, found.why) == ("unchecked", "what the small copy gives is not all numbers")
 
 
+@pytest.mark.slow
 def test_groups_are_offered_without_a_model_that_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Stable Audio's VAE, whose weights are computed before a hook could bring what they are made of."""
     checks, _ = checks_of("flux")
@@ -607,6 +611,7 @@ def test_the_small_copy_decodes_in_tiles(name: str) -> None:
     assert_decodes_in_tiles(checks, parts)
 
 
+@pytest.mark.slow
 def test_the_small_copy_decodes_sound_in_tiles() -> None:
     checks, parts = checks_of("stable-audio")
     vae = checks.twin.pipe.vae

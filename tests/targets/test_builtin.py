@@ -172,6 +172,7 @@ def test_the_model_cards_type_is_used_unless_another_is_asked_for(shapes: Any) -
     assert set(types(Options(dtype="fp16")).values()) == {"float16"}
 
 
+@pytest.mark.slow
 def test_a_scan_of_fewer_steps_than_the_model_card_says_so(shapes: Any) -> None:
     call = call_of("flux", shapes)
     assert call.describe_call()["num_inference_steps"] == 3

@@ -339,6 +339,7 @@ def test_missing_weights_name_the_way_out(built: Any, tmp_path: Path, tiny_check
     assert "has to be on this machine" in error.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("load", "stands_in"),
     [

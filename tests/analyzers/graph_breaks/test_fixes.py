@@ -204,6 +204,7 @@ def test_marks_name_arguments_within_arguments() -> None:
     assert "{('sample',): (2, 3), ('added', 'ids'): (0,), ('residuals', 1): (2,)}" in code.optimize
 
 
+@pytest.mark.slow
 def test_the_limit_is_no_longer_reached() -> None:
     before, after = seen()["limit"]
     assert any(row.limit_hit for row in before)

@@ -16,6 +16,8 @@ from diffprof.model.recording import GraphBreakRow
 from tests.analyzers.graph_breaks import planted
 from tests.analyzers.graph_breaks.conftest import in_child
 
+pytestmark = pytest.mark.slow
+
 SOURCE = Path(planted.__file__).read_text().splitlines()
 MARK = re.compile(r"# breaks: ([\w, -]+)$")
 
@@ -109,7 +111,6 @@ def _block(start: int) -> range:
     return range(first, next(after, len(SOURCE) + 1))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", planted.CASES)
 def test_every_break_is_found_once_on_its_line(name: str) -> None:
     found = Counter((row.site.line, kind_of(row)) for row in seen()[name].rows)
@@ -117,14 +118,12 @@ def test_every_break_is_found_once_on_its_line(name: str) -> None:
     assert found == expected(name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", planted.CASES)
 def test_whatever_explain_reports_is_found(name: str) -> None:
     of = seen()[name]
     assert of.explained <= {row.site.line for row in of.rows}
 
 
-@pytest.mark.slow
 def test_explain_loses_breaks_that_are_found_here() -> None:
     assert sum(len(of.explained) for of in seen().values()) < sum(len(of.rows) for of in seen().values())
 

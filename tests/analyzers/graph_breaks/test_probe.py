@@ -26,6 +26,8 @@ from tests.analyzers.graph_breaks.conftest import in_child
 from tests.analyzers.graph_breaks.tiny import Pipe, Small, TinyCall, denoising, sdxl, small
 from tests.builders import make_recording
 
+pytestmark = pytest.mark.slow
+
 SDXL = "diffusers/pipelines/stable_diffusion_xl/pipeline_stable_diffusion_xl.py"
 EULER = "diffusers/schedulers/scheduling_euler_discrete.py"
 
@@ -102,7 +104,6 @@ def test_unet_and_vae_are_fullgraph_ready() -> None:
     assert captures(sdxl)["vae.decode"].per_step == 0.0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "pipeline"),
     [
@@ -131,7 +132,6 @@ def test_the_call_breaks_where_it_is_known_to(make: Callable[[], TinyCall], pipe
     assert len(lines) == len(rows), "a cause and line are one row"
 
 
-@pytest.mark.slow
 def test_the_loop_body_and_the_scheduler_step_are_captured_apart() -> None:
     rows = whole_call(denoising)["sections"]["graph_breaks"]
     for name in ("step", "scheduler.step"):
@@ -139,7 +139,6 @@ def test_the_loop_body_and_the_scheduler_step_are_captured_apart() -> None:
         assert not captures(denoising)[name].fullgraph_ready
 
 
-@pytest.mark.slow
 def test_the_phase_of_a_break_is_known_outside_the_loop_too() -> None:
     rows = whole_call(denoising)["sections"]["graph_breaks"]
     phases = {(row.component, row.site.function, row.per_step): row.phase for row in rows}
@@ -174,7 +173,6 @@ class LoudVae(Small):
         return self.linear(x)
 
 
-@pytest.mark.slow
 def test_phases_of_what_is_called_once() -> None:
     pipe = Phases(text_encoder=Loud(), vae=LoudVae())
     call = TinyCall(pipe, {"x": torch.ones(2, 4)})
@@ -229,7 +227,6 @@ def test_a_compiled_model_of_the_users_is_not_compiled_again(device: str) -> Non
     assert in_child(work) == (1, [], True, True)
 
 
-@pytest.mark.slow
 def test_equal_blocks_are_captured_once_and_counted_every_time() -> None:
     def both() -> tuple[Any, Any]:
         from diffprof.analyzers.graph_breaks.component import capture_part
@@ -314,7 +311,6 @@ def test_a_component_that_can_not_be_captured_is_a_gap() -> None:
     assert gap.what == "graph capture of bad"
 
 
-@pytest.mark.slow
 def test_an_exception_while_tracing_is_reported_and_the_others_still_are() -> None:
     sections = probe_graph_breaks(small(bad=Raising(), good=Small()), None, cache=False)
     bad, good = sections["captures"]
@@ -358,7 +354,6 @@ def test_wrong_requests(wrong: dict[str, Any]) -> None:
     assert error.value.hint
 
 
-@pytest.mark.slow
 def test_a_varied_size_recompiles_and_the_call_is_given_back() -> None:
     call = small(one=Small())
     kwargs = dict(call.kwargs)
@@ -395,7 +390,6 @@ class ManyPasses(Small):
         return super().forward(x)
 
 
-@pytest.mark.slow
 def test_what_the_search_for_hidden_breaks_did_not_come_to_is_said() -> None:
     call = TinyCall(Pipe(unet=ManyPasses()), {"x": torch.ones(2, 4)})
     sections = probe_graph_breaks(call, None, cache=False)

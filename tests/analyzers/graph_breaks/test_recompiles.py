@@ -77,6 +77,7 @@ def test_a_burnt_in_number() -> None:
     assert "scale" in row.guard
 
 
+@pytest.mark.slow
 def test_a_schedulers_float_is_burnt_in() -> None:
     rows = seen()["scheduler"]
     assert {(row.kind, row.variation) for row in rows} == {("scalar", "within one call")}

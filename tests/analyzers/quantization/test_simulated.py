@@ -171,6 +171,7 @@ def test_every_row_says_what_and_why(sdxl: dict[str, Any]) -> None:
     assert all(any(name.startswith(("unet", "vae")) for name in row.modules) for row in known)
 
 
+@pytest.mark.slow
 def test_the_published_list_s_shapes_are_sdxl_s(sdxl: dict[str, Any]) -> None:
     """`seen_quantized` of the data file is the rest of SDXL's denoiser and VAE."""
     published = published_list()
