@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -344,11 +344,24 @@ def _play(call: PipelineCall, device: Device, small: bool) -> Played:
 
 
 def _twin(call: PipelineCall) -> Twin | str:
-    """The small copy of a pipeline, or why there is none."""
+    """The small copy of a pipeline, wide enough for products in float8 where one is, or why there is none."""
+    with suppress(NoTwin):
+        return twin_of(call, wanted=_takes_float8)
     try:
         return twin_of(call)
     except NoTwin as error:
         return str(error)
+
+
+def _takes_float8(pipe: Pipeline) -> bool:
+    """Whether torchao packs a linear of its denoisers: both of its widths are multiples of 16."""
+    linears = (
+        module
+        for denoiser in with_role(pipe, "denoiser").values()
+        for module in denoiser.modules()
+        if isinstance(module, torch.nn.Linear)
+    )
+    return any(each.in_features % 16 == 0 and each.out_features % 16 == 0 for each in linears)
 
 
 def _watched(call: PipelineCall, device: Device) -> Played:

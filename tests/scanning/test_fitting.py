@@ -55,9 +55,11 @@ from diffprof.scanning import fitting
 from diffprof.scanning import recipes as recipes_module
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import Decoding, FitRecipe, Placement, Quantized, losses
+from diffprof.targets import Options, resolve
 from diffprof.targets.pipeline import PhaseTracker
 from diffprof.targets.pipeline_call import PipelineCall
 from diffprof.targets.redirect import cuda_redirect
+from diffprof.targets.twin.building import Twin
 from diffprof.targets.twin.few_blocks import KEPT_BLOCKS
 from diffprof.targets.weights import parts_of
 from diffprof.tuning import fit_checks
@@ -1040,3 +1042,13 @@ def test_the_length_of_a_call_is_that_of_its_timeline(place: WeightsPlace) -> No
         longer = with_steps(timeline, more)
         assert longer is not None
         assert lengths.seconds(there.course, more) == pytest.approx(total_us(longer) / 1e6, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_small_copy_is_wide_enough_for_float8() -> None:
+    """PixArt's width of 1152 is 72 by 16 and 144 by 8: of the first no linear is packed."""
+    device = resolve_device("sim:h100")
+    with device.active():
+        twin = resolve("pixart-sigma").run(fitting._twin, device, Options())
+    assert isinstance(twin, Twin)
+    assert (twin.factor, fitting._takes_float8(twin.call.pipe)) == (8, True)

@@ -9,7 +9,7 @@ import logging
 import math
 import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,14 +61,20 @@ class Twin:
         return f"a twin of {type(self.call.pipe).__name__} with {widths}{blocks} and random weights"
 
 
-def twin_of(call: PipelineCall, *, cold: bool = False, few_blocks: bool = False) -> Twin:
+def twin_of(
+    call: PipelineCall,
+    *,
+    cold: bool = False,
+    few_blocks: bool = False,
+    wanted: Callable[[Pipeline], bool] = lambda pipe: True,
+) -> Twin:
     """The twin of a pipeline whose weights have no values, with its processors, types, adapters and layout.
 
     cold: as before a first call, which fills what models keep, and with all layers of its text encoders where
     it runs with them, which wait as often as the full size's. It is called once to see that it can be; else
     that call has filled it, and text encoders have few layers. few_blocks: of equal blocks in a row of a
-    denoiser, two, where it runs with them.
-    Raises NoTwin where no factor gives a pipeline that can be built and called.
+    denoiser, two, where it runs with them. wanted: asked of each that can be built.
+    Raises NoTwin where no factor gives a pipeline that is wanted and can be built and called.
     """
     trouble = ""
     tries: list[tuple[int, bool, int | None]] = [
@@ -84,6 +90,8 @@ def twin_of(call: PipelineCall, *, cold: bool = False, few_blocks: bool = False)
         try:
             scale = Scale(factor, heads, sizes, layers)
             found = Twin(_built(call, scale), factor)
+            if not wanted(found.call.pipe):
+                raise NoTwin("none of its widths is wanted")
             found.call.keeps_output = True
             if few_blocks and runs_with_few_blocks(found.call):
                 found = replace(found, few_blocks=True)
