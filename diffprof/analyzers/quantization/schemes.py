@@ -77,6 +77,8 @@ def _written(value: object) -> str:
 
 # `set_inductor_config=False` everywhere: torchao rewrites inductor's global configuration unless told not to.
 _OWN_INDUCTOR = {"set_inductor_config": False}
+_OF_ZEROS = {"activation_value_lb": 1e-4}
+"""Zeros, as where a prompt is padded, have a scale of zero else, and become 0/0."""
 
 SCHEMES: dict[str, Scheme] = {
     scheme.key: scheme
@@ -95,7 +97,7 @@ SCHEMES: dict[str, Scheme] = {
             "float8 weights, activations quantized to float8 row by row",
             "torchao",
             "Float8DynamicActivationFloat8WeightConfig",
-            {"granularity": ConfigArgument("PerRow"), **_OWN_INDUCTOR},
+            {"granularity": ConfigArgument("PerRow"), **_OF_ZEROS, **_OWN_INDUCTOR},
             activation="fp8",
             weight="fp8",
         ),
@@ -104,7 +106,7 @@ SCHEMES: dict[str, Scheme] = {
             "float8 weights, activations quantized to float8 with one scale",
             "torchao",
             "Float8DynamicActivationFloat8WeightConfig",
-            {"granularity": ConfigArgument("PerTensor"), **_OWN_INDUCTOR},
+            {"granularity": ConfigArgument("PerTensor"), **_OF_ZEROS, **_OWN_INDUCTOR},
             activation="fp8",
             weight="fp8",
             per_row=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -73,3 +75,18 @@ def test_a_convolution_is_measured_as_a_linear() -> None:
     rows = torch.randn(20, 64, generator=torch.Generator().manual_seed(0))
     convolution = nn.Conv2d(64, 32, 1)
     assert layer_sqnr(layer([rows], convolution), SCHEMES["int8-dynamic"]) > 30
+
+
+@pytest.mark.parametrize("key", ["float8-dynamic-row", "float8-dynamic-tensor"])
+def test_zeros_stay_numbers_in_float8(key: str) -> None:
+    """A row of padding has a scale of zero else."""
+    from torchao.quantization.quantize_.workflows.float8.float8_tensor import Float8Tensor
+
+    scheme = SCHEMES[key]
+    names: dict[str, Any] = {}
+    exec("\n".join(scheme.imports), names)
+    made = eval(scheme.config, names)
+    zeros = torch.zeros(4, 32, dtype=torch.bfloat16)
+    granularity = names["PerRow" if scheme.per_row else "PerTensor"]()
+    packed = Float8Tensor.from_hp(zeros, granularity=granularity, hp_value_lb=made.activation_value_lb)
+    assert packed.dequantize().equal(zeros)
