@@ -114,7 +114,7 @@ def _summary(report: Report, about: Sequence[str]) -> tuple[Answer, list[Action]
         card_kept_ms=_at_card(report, safe, named, kept),
         lossy_ms=changed,
         card_lossy_ms=_at_card(report, lossy, named, changed),
-        short_steps=short_steps(report.recording, now),
+        short_steps=short_steps(report.recording.timeline, report.recording.syncs, now),
         margin=timing.margin if timing else None,
         grade=grade or (timing.grade if timing else None),
         fits=_fits(report.recording.memory),

@@ -33,7 +33,7 @@ from diffprof.model.recording import Timeline, Unseen
 from diffprof.scanning.fit_code import code_of
 from diffprof.scanning.recipes import SCHEME_OF, Decoding, FitRecipe, losses, recipes
 from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps, repeating_parts
-from diffprof.scanning.session import eager_compiled_parts, target_errors
+from diffprof.scanning.session import SyncsAndKernels, eager_compiled_parts, target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound, outputs
 from diffprof.targets.pipeline import PhaseTracker
@@ -340,7 +340,8 @@ def _play(call: PipelineCall, device: Device, small: bool) -> Played:
     twin = _twin(call) if small else ""
     with lent(call.pipe, device) if call.target.kind == "object" else nullcontext():
         left_out = tuple(row for row in call.unseen if row.kind == "left-out")
-        return _watched(call, device)._replace(twin=twin, left_out=left_out)
+        played = _watched(call, device)
+        return played._replace(twin=twin, left_out=(*left_out, *played.left_out))
 
 
 def _twin(call: PipelineCall) -> Twin | str:
@@ -366,7 +367,8 @@ def _takes_float8(pipe: Pipeline) -> bool:
 
 def _watched(call: PipelineCall, device: Device) -> Played:
     kernels = SimulatedKernels(simulated_sheet(device), call.pipe, current_mode())
-    tracker = PhaseTracker(on_change=kernels.phase)
+    tracker = PhaseTracker()
+    observer = SyncsAndKernels(call.pipe, tracker, kernels)
     decodes = _Decodes(call.pipe, device, kernels)
     denoisers = with_role(call.pipe, "denoiser").values()
     divided = _Divided(denoisers)
@@ -377,10 +379,11 @@ def _watched(call: PipelineCall, device: Device) -> Played:
         decodes.noted(),
         kernels.following(),
         tracker.watching(call.pipe),
-        device.observed(kernels, call.pipe),
-        repeating(call.pipe, kernels, tracker),
+        device.observed(observer, call.pipe),
+        repeating(call.pipe, observer, tracker),
     ):
         call.run()
+    cut = observer.steps_cut_short()
     whole = kernels.builder.call, _needs(kernels)
     calls = {Decoding.WHOLE: whole, **dict(decodes.in_place(*whole))}
     parts = tuple(
@@ -390,7 +393,16 @@ def _watched(call: PipelineCall, device: Device) -> Played:
     types = {dtype_name(p.dtype) for model in denoisers for p in model.parameters() if p.is_floating_point()}
     makes, images = outputs(call.pipe, bound(call.pipe, call.args, call.kwargs))
     weights = types.pop() if len(types) == 1 else None
-    return Played(calls, parts, weights, bool(denoisers), images, makes, divided=divided.found)
+    return Played(
+        calls,
+        parts,
+        weights,
+        bool(denoisers),
+        images,
+        makes,
+        left_out=() if cut is None else (cut,),
+        divided=divided.found,
+    )
 
 
 class _Divided:

@@ -35,9 +35,10 @@ from diffprof.model.errors import UsageError
 from diffprof.model.modes import check_modes
 from diffprof.model.pipeline import with_role
 from diffprof.model.prediction import Prediction
-from diffprof.model.recording import Timeline
+from diffprof.model.recording import Timeline, Unseen
+from diffprof.model.units import place
 from diffprof.scanning.repeats import asked_options, asked_steps, in_few_steps
-from diffprof.scanning.session import eager_compiled_parts, target_errors
+from diffprof.scanning.session import SyncsAndKernels, eager_compiled_parts, target_errors
 from diffprof.targets import Options, Target, from_object, resolve
 from diffprof.targets.calls import bound as bound_arguments
 from diffprof.targets.calls import outputs
@@ -217,6 +218,8 @@ class CallRun:
     """What a call makes: "image" or "clip"."""
     dtype: str | None = None
     """The denoiser's."""
+    cut_short: Unseen | None = None
+    """What it is without, where a value that is unknown cuts steps short."""
 
     @cached_property
     def assembled(self) -> Assembled:
@@ -375,14 +378,15 @@ def run_call(
 
     def observed(call: PipelineCall) -> CallRun:
         kernels = SimulatedKernels(simulated_sheet(device), call.pipe, current_mode())
-        tracker = PhaseTracker(on_change=kernels.phase)
+        tracker = PhaseTracker()
+        observer = SyncsAndKernels(call.pipe, tracker, kernels)
         with (
             torch.no_grad(),
             eager_compiled_parts(),
             kernels.following(),
             tracker.watching(call.pipe),
-            device.observed(kernels, call.pipe),
-            repeating(call.pipe, kernels, tracker),
+            device.observed(observer, call.pipe),
+            repeating(call.pipe, observer, tracker),
         ):
             call.run()
         makes, images = outputs(call.pipe, bound_arguments(call.pipe, call.args, call.kwargs))
@@ -392,7 +396,7 @@ def run_call(
         dtype = next((dtype_name(p.dtype) for p in weights), None)
         return CallRun(
             kernels, compiled_roots(call.pipe), tuple(denoisers), tuple(encoders), held, images, peak,
-            options.steps, makes, dtype,
+            options.steps, makes, dtype, observer.steps_cut_short(),
         )  # fmt: skip
 
     with target_errors(target.spec), device.active():
@@ -495,7 +499,12 @@ def _timed(
             sync != -1 for first, last in steps_of(timeline) for sync in timeline.sync[first:last]
         ),
         **grounds(timeline, seconds),
+        why="" if run.cut_short is None else _without(run.cut_short),
     )
+
+
+def _without(cut: Unseen) -> str:
+    return f"without {cut.what}{f' ({place(cut.site)})' if cut.site else ''}: {cut.why}"
 
 
 def half_width(origin: Mapping[str, float], scheme: LinearScheme | None, mode: str) -> float:

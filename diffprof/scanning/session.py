@@ -35,6 +35,8 @@ from diffprof.judge.allowed import Blocks, open_blocks, watching_blocks
 from diffprof.judge.comments import comments_in
 from diffprof.judge.judging import make_report
 from diffprof.judge.registry import find_analyzer, in_order
+from diffprof.judge.short_steps import short_steps
+from diffprof.judge.timeline import total_us
 from diffprof.model.callsite import Place, file_of, importable_path, is_machinery, make_site, source_line
 from diffprof.model.collection import paused_collection
 from diffprof.model.errors import DiffprofError, TargetError, carrying
@@ -49,6 +51,7 @@ from diffprof.model.recording import (
     TargetInfo,
     Unseen,
 )
+from diffprof.model.units import plural
 from diffprof.scanning.arguments import chosen_analyzers
 from diffprof.targets import Options, Target
 from diffprof.targets.calls import bound, outputs
@@ -369,6 +372,21 @@ class SyncsAndKernels(SyncObserver):
 
     def blocking(self, event: Blocking) -> None:
         self.kernels.wait(self.note(event), event)
+
+    def steps_cut_short(self) -> Unseen | None:
+        """What a call that a value cuts short is without, which is unknown without weights."""
+        timeline = self.kernels.builder.finish()
+        now = total_us(timeline) / 1e3
+        found = short_steps(timeline, self.sync_rows(), now)
+        if found is None:
+            return None
+        return Unseen(
+            kind="left-out",
+            what=f"most of {found.steps} of {plural(found.of, 'step')}",
+            why="how many are cut short there hangs on values that are unknown without weights; with whole "
+            f"steps the call takes {found.whole_ms / now:.1f} times as long, eager and all on the device",
+            site=found.site,
+        )
 
     def mark(self, storages: StorageNumbers) -> tuple[int, int, TimelineMark]:
         return len(self.log), len(open_blocks()), self.kernels.builder.mark(storages)

@@ -44,7 +44,8 @@ def render_predictions(
     """As text, markdown or JSON (`rows[]` with every figure)."""
     if form == "json":
         return as_json({"rows": [msgspec.to_builtins(row) for row in rows]}).decode()
-    shown = [_cells(row) for row in rows]
+    of_all = _said_of_all(rows)
+    shown = [_cells(row) | ({"note": ""} if of_all else {}) for row in rows]
     used = {key for key in _COLUMNS if key not in OPTIONAL or any(row[key] for row in shown)}
     same = {key: shown[0][key] for key in SHARED if len({row[key] for row in shown}) == 1}
     made = next((row.makes for row in rows if row.makes), "call")
@@ -57,8 +58,15 @@ def render_predictions(
         notes.append(COMPILED_SPLIT if any(row.gpus > 1 for row in rows) else COMPILED)
     if any(row.mode == "int8" and row.dtype == "float16" for row in rows):
         notes.append(OVERFLOWS)
-    note = " ".join((*notes, NOTE))
+    note = " ".join(filter(None, (*notes, of_all, NOTE)))
     return render_list(columns, shown, form, width=width, colour=colour, note=note)
+
+
+def _said_of_all(rows: Sequence[Prediction]) -> str:
+    """What is said of every row that has a time, as a sentence, where all have one."""
+    said = {row.why for row in rows if row.seconds is not None}
+    why = said.pop() if len(said) == 1 and all(row.seconds is not None for row in rows) else ""
+    return f"{why[:1].upper()}{why[1:]}." if why else ""
 
 
 def _shares(origin: Mapping[str, float]) -> str:

@@ -14,6 +14,7 @@ from diffprof.judge.short_steps import SHORT, short_steps
 from diffprof.judge.timeline import total_us
 from diffprof.model.recording import Recording, SyncRow
 from diffprof.model.report import Report
+from diffprof.model.summary import ShortSteps
 from diffprof.model.units import place
 from diffprof.views.verdict import verdict
 from tests.analyzers.kernels.made_timeline import MadeTimeline
@@ -35,8 +36,12 @@ def call(row: SyncRow, share: float) -> Recording:
     return make_recording(row, timeline=timeline)
 
 
+def told(recording: Recording, call_ms: float) -> ShortSteps | None:
+    return short_steps(recording.timeline, recording.syncs, call_ms)
+
+
 def test_the_call_with_whole_steps_is_told() -> None:
-    found = short_steps(call(read(), 0.1), 100.0)
+    found = told(call(read(), 0.1), 100.0)
     assert found is not None
     assert (found.steps, found.of, found.site) == (3, 4, read().site)
     assert found.whole_ms == pytest.approx(100.0 + 3 * 0.9 * WHOLE_US / 1e3)
@@ -48,13 +53,13 @@ def test_the_call_with_whole_steps_is_told() -> None:
 def test_a_copy_to_the_cpu_may_decide_as_well() -> None:
     """`.cpu().item()`, as TeaCache asks."""
     row = read(kind="device-to-host", assumed=None, values_known=False)
-    assert short_steps(call(row, 0.1), 100.0) is not None
-    assert short_steps(call(replace(row, values_known=True), 0.1), 100.0) is None
+    assert told(call(row, 0.1), 100.0) is not None
+    assert told(call(replace(row, values_known=True), 0.1), 100.0) is None
 
 
 @pytest.mark.parametrize("share", [SHORT - 0.01, SHORT + 0.01])
 def test_steps_that_are_nearly_as_long_are_whole(share: float) -> None:
-    assert (short_steps(call(read(), share), 100.0) is not None) == (share < SHORT)
+    assert (told(call(read(), share), 100.0) is not None) == (share < SHORT)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,7 @@ def test_steps_that_are_nearly_as_long_are_whole(share: float) -> None:
     ],
 )
 def test_another_read_decides_nothing(row: SyncRow) -> None:
-    assert short_steps(call(row, 0.1), 100.0) is None
+    assert told(call(row, 0.1), 100.0) is None
 
 
 @pytest.mark.slow
@@ -92,10 +97,10 @@ def test_a_cache_that_decides_by_a_value_is_told_with_what_it_takes_without() ->
     with_cache, without = scanned(True), scanned(False)
     assert with_cache.verdict is not None
     assert without.verdict is not None
-    told = with_cache.verdict.short_steps
-    assert told is not None
-    assert (told.steps, told.of) == (5, 6)
-    assert told.site.file.endswith("hooks/first_block_cache.py")
+    found = with_cache.verdict.short_steps
+    assert found is not None
+    assert (found.steps, found.of) == (5, 6)
+    assert found.site.file.endswith("hooks/first_block_cache.py")
     assert without.verdict.short_steps is None
-    assert told.whole_ms == pytest.approx(without.verdict.call_ms, rel=0.02)
-    assert f"5 of 6 steps are cut short at {place(told.site)}" in verdict(with_cache).headline
+    assert found.whole_ms == pytest.approx(without.verdict.call_ms, rel=0.02)
+    assert f"5 of 6 steps are cut short at {place(found.site)}" in verdict(with_cache).headline

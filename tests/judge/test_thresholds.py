@@ -14,7 +14,6 @@ from diffprof.judge.fitting import Shortfall, halving_makes_room
 from diffprof.judge.fleet import outliers, rank_groups, trends
 from diffprof.judge.pricing import UNEXPLAINED, price
 from diffprof.judge.setup_costs import half_shows_compiled, uncovered_ms
-from diffprof.judge.short_steps import short_steps
 from diffprof.judge.steps import nearly_repeats
 from diffprof.judge.summary import summarized
 from diffprof.model.finding import Evidence
@@ -34,7 +33,7 @@ from diffprof.model.traces import TraceRow
 from tests.analyzers.setup.examples import denoiser
 from tests.builders import make_finding, make_recording, make_report, make_sync
 from tests.judge.test_pricing import costed
-from tests.judge.test_short_steps import call, read
+from tests.judge.test_short_steps import call, read, told
 
 SAME = Difference(compared_on="here", bit_equal=True, max_abs=0.0)
 
@@ -172,7 +171,7 @@ A_TENTH: dict[str, tuple[Callable[[float], bool], float]] = {
     ),
     "waits that compiling uncovers": (uncovered, 1.0),
     "a step like another": (lambda x: nearly_repeats([(1.0, 1.0), (1.0, 1.0 - x)]) is None, 0.02),
-    "a short step": (lambda x: short_steps(call(read(), x), 100.0) is None, 0.7),
+    "a short step": (lambda x: told(call(read(), x), 100.0) is None, 0.7),
     "a row of its own": (named, 0.1),
     "an outlier's distance": (
         lambda x: bool(outliers(traces(*EVEN, 1000.0 + 10.0 * 1.4826 * x, 990.0, 1010.0))),

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from diffusers.hooks import FirstBlockCacheConfig
 
 import diffprof
 from diffprof.corpus import CASES, Entry
@@ -362,3 +363,17 @@ def test_prices_come_from_a_file(tmp_path: Path) -> None:
     for wrong in (str(file), str(tmp_path / "none.toml")):
         with pytest.raises(UsageError):
             prices(wrong)
+
+
+@pytest.mark.slow
+def test_steps_that_an_unknown_value_cuts_short_are_told_by_predict_and_fit() -> None:
+    """A cache of blocks skipped all but the first step, and the seconds were those."""
+
+    case = CASES["flux-group-offload-blocks"].build()
+    case.pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    asked = {**case.kwargs, "height": 1024, "width": 1024, "num_inference_steps": 6}
+    (row,) = predict(case.pipe, devices=("h100",), **asked)
+    assert "without most of 5 of 6 steps" in row.why
+    assert "first_block_cache.py" in row.why
+    (cut,) = diffprof.fit(case.pipe, device="h100", **asked).left_out
+    assert (cut.what, cut.kind) == ("most of 5 of 6 steps", "left-out")

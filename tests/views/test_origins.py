@@ -48,3 +48,14 @@ def test_predictions_say_what_float16_cannot_hold(mode: str, dtype: str, said: b
     row = Prediction(device="t4", gpu="T4", mode=mode, batch=1, steps=4, dtype=dtype, seconds=2.0)
     text = " ".join(render_predictions([row], "text", width=120).split())
     assert ("INT8 in float16 is a speed alone" in text) is said
+
+
+def test_what_is_said_of_every_prediction_is_said_once() -> None:
+    row = Prediction(
+        device="t4", gpu="T4", mode="eager", batch=1, steps=4, seconds=2.0, why="without most of it"
+    )
+    lines = render_predictions([row, replace(row, device="h100")], "text", width=120).splitlines()
+    assert sum("ithout most of it" in line for line in lines) == 1
+    assert "Without most of it. Simulated" in " ".join(lines)
+    apart = render_predictions([row, replace(row, device="h100", why="")], "text", width=120).splitlines()
+    assert [line.startswith("t4") for line in apart if "without most of it" in line] == [True]
