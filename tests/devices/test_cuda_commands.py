@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import gzip
 import json
 import types
@@ -32,8 +33,12 @@ TARGET = f"{micro.__file__}:stable_diffusion"
 
 @pytest.fixture
 def cuda() -> Iterator[FakeCuda]:
+    """Its memory is what the collector knows: nothing is kept from it that another test left frozen."""
+    gc.unfreeze()
+    gc.collect()
     with installed(FakeCuda()) as fake:
         yield fake
+    gc.freeze()
 
 
 @pytest.fixture
