@@ -297,12 +297,10 @@ def test_a_ladder_of_which_no_rung_ran_is_no_success(cuda: FakeCuda, here: Path)
     assert "sdpa failed: out of memory" in result.stderr
 
 
-@pytest.mark.nightly
+@pytest.mark.slow
 def test_what_saves_memory_is_kept_though_undoing_needs_the_old_weights(
     cuda: FakeCuda, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To be run by itself: the fake counts the tensors of the whole process, and after some other tests it
-    finds that nothing was saved."""
     monkeypatch.setattr(trial, "ROUNDS", 1)
     assert command("scan", TARGET, "--device", "cuda").exit_code == 0
     choice = ("--goal", "memory", "--lossy", "--select", "bfloat16")

@@ -13,6 +13,7 @@ import json
 import os
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -82,6 +83,8 @@ class FakeCuda(CudaRuntime):
         self.compiles: list[dict[str, Any]] = []
         self.fails: Callable[[torch.nn.Module], None] = lambda module: None
         self.launches = 0
+        self.others = [weakref.ref(tensor) for tensor in _tensors()]
+        """What the process has already, as of other tests: none of it is on these devices."""
 
     # --- devices --------------------------------------------------------------------------------------
 
@@ -167,13 +170,16 @@ class FakeCuda(CudaRuntime):
         return self.peaks[index]
 
     def allocated_bytes(self, index: int) -> int:
-        everything = gc.get_objects()
-        hosts = {id(thing.copy) for thing in everything if type(thing) is Kept}
+        hosts = {id(thing.copy) for thing in gc.get_objects() if type(thing) is Kept}
+        others: dict[int, int] = {}
+        for ref in self.others:
+            if (tensor := ref()) is not None:
+                others |= _storage(tensor)
         sizes: dict[int, int] = {}
-        for thing in everything:
-            if issubclass(type(thing), torch.Tensor) and id(thing) not in hosts:
-                sizes.update(_storage(thing))
-        return sum(sizes.values())
+        for tensor in _tensors():
+            if id(tensor) not in hosts:
+                sizes |= _storage(tensor)
+        return sum(size for address, size in sizes.items() if address not in others)
 
     def free_bytes(self, index: int) -> int:
         return self.properties(index).total_memory - self.allocated_bytes(index)
@@ -220,6 +226,10 @@ class FakeCuda(CudaRuntime):
                 self.rate = before
 
         return compiled
+
+
+def _tensors() -> list[torch.Tensor]:
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
 
 
 def _storage(tensor: torch.Tensor) -> dict[int, int]:
