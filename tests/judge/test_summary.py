@@ -104,6 +104,29 @@ def test_at_the_model_cards_steps_only_what_a_step_saves_is_saved_more_often(
     assert answer.card_kept_ms == pytest.approx(answer.card_ms - 50.0 * times)
 
 
+def test_what_is_done_by_hand_is_at_the_model_cards_steps_what_it_was_costed_there(
+    uncovering: Report,
+) -> None:
+    setup, target = uncovering.recording.setup, uncovering.recording.target
+    assert setup is not None
+    assert setup.alternatives is not None
+    assert target.steps is not None
+    told = tuple(
+        replace(each, card_ms=12_345.0) if each.changes == (Change.QKV,) else each
+        for each in setup.alternatives
+    )
+    recording = replace(
+        uncovering.recording,
+        setup=replace(setup, alternatives=told),
+        target=replace(target, card_steps=2 * target.steps),
+    )
+    rests_on = Evidence(change=Change.QKV)
+    found = make_finding("SET002", site=None, phase="decode", in_loop=False, saves_ms=15.0, evidence=rests_on)
+    answer = summarized(replace(uncovering, recording=recording, findings=(found,))).verdict
+    assert answer is not None
+    assert answer.card_kept_ms == pytest.approx(12_345.0, abs=0.1)
+
+
 def test_what_a_fix_would_resolve_that_gives_way_to_another_is_not_done_by_hand_beside_it(
     uncovering: Report,
 ) -> None:

@@ -19,12 +19,12 @@ from diffprof.model.fix import Safety
 from diffprof.model.plain import width
 from diffprof.model.recording import Grade, MemoryUse, Unseen
 from diffprof.model.report import Report
-from diffprof.model.summary import Action, Answer
+from diffprof.model.summary import Action, Answer, ShortSteps
 from diffprof.views import render
 from diffprof.views.brief import LINES, render_brief
 from diffprof.views.verdict import folded, headline_finding, verdict
 from tests import builders
-from tests.builders import make_finding, make_recording, make_report
+from tests.builders import make_finding, make_recording, make_report, make_site
 
 SAMPLES = Path(__file__).parents[2] / "traces" / "samples"
 NAMES = ("sdxl-ddim-a100", "sdxl-ddim-a100-fixed", "sdxl-ddim-h100", "tiny-sdxl-cpu")
@@ -233,6 +233,16 @@ def test_so_are_those_with_the_fixes(
     assert len(few.actions) > 1
     told = few.verdict.card_ms, few.verdict.card_kept_ms
     assert told == pytest.approx((many.call_ms, many.kept_ms), rel=0.06)
+
+
+def test_a_call_of_unknown_length_is_a_span() -> None:
+    short = ShortSteps(site=make_site(), steps=3, of=4, whole_ms=8000.0)
+    report = timed(2000.0, replace(NOTHING, short_steps=short), makes="image", made=2)
+    headline = verdict(report).headline
+    assert headline.startswith("1 s to 4 s an image of 4 steps, 2 s to 8 s a call of 2 images (simulated)")
+    assert f"3 of 4 steps are cut short at {make_site().file}:{make_site().line}" in headline
+    whole = replace(report, findings=(make_finding(),))
+    assert folded(whole).headline.startswith("1 s to 4 s an image (simulated)")
 
 
 def test_a_call_that_does_not_fit_leads_to_the_recipes_that_make_it_fit() -> None:

@@ -9,8 +9,11 @@ import torch
 from msgspec.structs import replace
 
 from diffprof.analyzers.quantization.fixes import modelled, quantize_linears
+from diffprof.judge.judging import make_report
 from diffprof.model.fix import Code, Skipped
 from diffprof.model.recording import Grade, KernelRow, KindCosts, Projection, Recording, Setup, SetupPart
+from tests.analyzers.quantization import examples
+from tests.analyzers.quantization.examples import make_row, make_selection, make_timing
 from tests.builders import make_recording
 
 
@@ -97,6 +100,10 @@ def test_int8_leaves_float16_whose_range_its_products_leave(capability: str) -> 
     target = replace(recording.target, dtypes={"prompt_embeds": "float16", "mask": "bool"})
     setup = replace(recording.setup, parts=(part,))
     code = quantize_linears(replace(recording, setup=setup, device=device, target=target), ())
+    row = make_row(make_timing(), worth_it=True)
+    timed = examples.recorded(row, selections=(make_selection(),))
+    judged = make_report(replace(timed, setup=setup, device=device))
+    assert ("QNT001" in {finding.rule for finding in judged.findings}) == (capability == "8.0")
     if capability == "7.5":
         assert isinstance(code, Skipped)
         assert "neither this device" in code.why
