@@ -58,15 +58,16 @@ def after_their_base(order: Iterable[T], change_of: Callable[[T], Change | None]
 def with_changes(recording: Recording, changes: Iterable[Change]) -> Alternative | None:
     """The call with these changes made; None where one of them was not costed.
 
-    Where all of them together were not, those that were, and each further one by what it makes of the call
-    alone.
+    Where all of them together were not, those that were (of as many, those that save most: what waits cost
+    depends on them most), and each further one by what it makes of the call alone.
     """
     setup = recording.setup
     if setup is None or setup.alternatives is None:
         return None
     known = {frozenset(each.changes): each for each in setup.alternatives}
     left = frozenset(changes)
-    first = max((made for made in known if made <= left), key=len, default=None)
+    together = (made for made in known if made <= left)
+    first = max(together, key=lambda made: (len(made), -known[made].ms), default=None)
     if first is None:
         return None
     ratio, at_card = 1.0, known[first].card_ms

@@ -188,7 +188,7 @@ A, B, C = Change.QKV, Change.COMPILED, Change.INT8
 
 def costed(**ms: float) -> Recording:
     """A call of 100 ms with alternatives: `qkv=90.0`, `qkv_compiled=60.0`."""
-    names = {"qkv": A, "compiled": B, "int8": C, "half": Change.HALF}
+    names = {"qkv": A, "compiled": B, "int8": C, "half": Change.HALF, "blocks": Change.COMPILED_BLOCKS}
     found = [Alternative(changes=(), ms=100.0)]
     found += [Alternative(changes=tuple(names[n] for n in key.split("_")), ms=us) for key, us in ms.items()]
     return make_recording(timeline=gpu_bound().timeline(), setup=Setup(alternatives=tuple(found)))
@@ -225,6 +225,25 @@ def test_changes_that_were_not_costed_together_multiply() -> None:
     assert together is not None
     assert together.ms == 66.0
     assert with_changes(costed(qkv=90.0), (A, B)) is None
+
+
+def test_waits_cost_what_they_do_after_the_change_that_saves_most() -> None:
+    """Compiled, they cost more: by half precision's, a second change made the call longer."""
+    recording = costed(half=97.0, blocks=50.0)
+    assert recording.setup is not None
+    assert recording.setup.alternatives is not None
+    waits = {frozenset(): 10.0, frozenset({Change.HALF}): 10.0, frozenset({Change.COMPILED_BLOCKS}): 30.0}
+    told = tuple(
+        msgspec.structs.replace(each, without_waits_ms=each.ms - waits[frozenset(each.changes)])
+        for each in recording.setup.alternatives
+    )
+    setup = msgspec.structs.replace(recording.setup, alternatives=told)
+    both = with_changes(
+        msgspec.structs.replace(recording, setup=setup), (Change.HALF, Change.COMPILED_BLOCKS)
+    )
+    assert both is not None
+    assert both.ms == pytest.approx(48.5)
+    assert both.without_waits_ms == pytest.approx(20.0 * 0.97)
 
 
 def test_a_change_is_worth_what_it_saves_on_top_of_others_too() -> None:
